@@ -1,0 +1,1 @@
+"""ctypes bindings of DPDK. Nothing above this package sees a ctypes type, except plain integers for addresses."""
