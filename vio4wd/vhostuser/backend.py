@@ -1,0 +1,31 @@
+"""What the session broker needs of whoever carries a relay's rings (a worker process)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class BackEnd(Protocol):
+    """Connects to and disconnects from the private socket that the broker listens on for one session.
+
+    All methods raise WorkerError when the worker is gone or refuses.
+    """
+
+    async def attach(self, relay: int, path: Path) -> None:
+        """Have the worker that carries ``relay`` connect to ``path`` as a vhost-user back end (a client, once)."""
+
+    async def detach(self, relay: int, path: Path) -> None:
+        """Have the worker forget ``path``; its connection is closed already or will be by this."""
+
+    async def pause(self, relay: int) -> None:
+        """Return once no lane of the relay touches guest memory or rings by itself, until ``resume``."""
+
+    async def resume(self, relay: int) -> None:
+        """Let the lanes of the relay work the rings again, with fresh views of rings and memory."""
+
+    def saved_ring_base(self, relay: int, ring: int) -> int | None:
+        """The ring index that the last worker saved for a ring in shared memory, None where it saved none.
+
+        Bits as in VHOST_USER_SET_VRING_BASE: for packed rings bit 15 is the wrap counter, bits 16-31 the used side.
+        """
