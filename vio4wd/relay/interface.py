@@ -1,6 +1,7 @@
-"""What the rest of the daemon may ask of relays: the controller that port control drives and the snapshots that stats read.
+"""What the rest of the daemon may ask of relays: the controller that port control drives, the snapshots that stats read.
 
-Static configuration, ZeroMQ, OVSDB and the command file are front ends of ``RelayController`` and hold no state of their own.
+Static configuration, ZeroMQ, OVSDB and the command file are front ends of ``RelayController`` and hold no state of
+their own.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class RelayController(Protocol):
     async def add_socket(self, path: Path, device: Attachment, *, conditional: bool = True) -> int:
         """Register a vhost-user socket with a device on the lowest free relay; answers the relay's number."""
 
-    async def remove_socket(self, path: Path | None, device: Attachment | str | None, *, conditional: bool = True) -> None:
+    async def remove_socket(
+        self, path: Path | None, device: Attachment | str | None, *, conditional: bool = True
+    ) -> None:
         """Take a socket and its device away, found by path, by device (a str names a bond), or by both."""
 
     def query_device(self, path: Path) -> Attachment | None:

@@ -1,0 +1,44 @@
+"""Where compiled code is kept on disk, so that only the first worker after an installation or a change compiles it.
+
+numba decides by the file of the outermost function whether cached code is current. The loop is made of several files and of
+record layouts, so each state of the sources gets a folder of its own, named by a digest of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numba
+import numpy
+
+log = logging.getLogger(__name__)
+
+DEFAULT_DIRECTORY = Path("/var/cache/virtio-forwarder")
+
+
+def _digest() -> str:
+    digest = hashlib.sha256(f"numba {numba.__version__} numpy {numpy.__version__}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def use_cache(directory: Path | None = None) -> Path | None:
+    """Point numba at the cache for these sources; answers the folder, or None (and logs why) where none can be written.
+
+    ``directory`` defaults to systemd's CACHE_DIRECTORY, else ``/var/cache/virtio-forwarder``.
+    """
+    base = directory or Path(os.environ.get("CACHE_DIRECTORY") or DEFAULT_DIRECTORY)
+    folder = base / f"compiled-{_digest()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "not writable", str(folder))
+    except OSError as error:
+        log.warning("the compiled loop cannot be kept on disk (%s): every worker start compiles it again", error)
+        return None
+    numba.config.CACHE_DIR = str(folder)
+    return folder

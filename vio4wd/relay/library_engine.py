@@ -1,0 +1,148 @@
+"""The library engine: lanes worked through rte_vhost_enqueue_burst and rte_vhost_dequeue_burst. Compiled by numba.
+
+Complete for every kind of ring that rte_vhost knows, and the reference for any other engine. Nothing here waits or
+locks. Packets are dropped only when the far side is absent (drain) or can never take them (oversize).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from numba import types
+
+from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS
+from vio4wd.relay.native import load32, load64, native
+
+HELD = LANE_RECORD_OFFSETS["held"]
+
+# Offset in struct rte_mbuf (rte_mbuf_core.h); the worker checks it against the layout of the DPDK that it loaded.
+MBUF_PKT_LEN = 36
+
+REFUSALS_BEFORE_OVERSIZE = 64
+"""Polls in a row that a ring must refuse a packet before the engine asks whether it could ever fit."""
+
+# uint16_t rte_eth_rx_burst_t / eth_tx_burst_t(void *queue, struct rte_mbuf **, uint16_t)
+_burst = native(types.uint16, types.intp, types.intp, types.uint16)
+# uint16_t rte_vhost_enqueue_burst(int vid, uint16_t queue, struct rte_mbuf **, uint16_t)
+_enqueue = native(types.uint16, types.int32, types.uint16, types.intp, types.uint16)
+# uint16_t rte_vhost_dequeue_burst(int vid, uint16_t queue, struct rte_mempool *, struct rte_mbuf **, uint16_t)
+_dequeue = native(types.uint16, types.int32, types.uint16, types.intp, types.intp, types.uint16)
+# uint16_t rte_vhost_avail_entries(int vid, uint16_t queue)
+_available = native(types.uint16, types.int32, types.uint16)
+# void rte_pktmbuf_free_bulk(struct rte_mbuf **, unsigned int)
+_free_bulk = native(types.void, types.intp, types.uint32)
+
+
+@numba.njit(inline="always", error_model="numpy")
+def packet_bytes(packets: int, count: int) -> Any:
+    """Sum of the packet lengths of ``count`` mbufs whose pointers lie at the address ``packets``."""
+    total = 0
+    for i in range(count):
+        total += load32(load64(packets + 8 * i) + MBUF_PKT_LEN)
+    return total
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _receive(core: Any, lane: Any, packets: int) -> Any:
+    """Read a burst from the near side into the empty hold of the lane; answers how many packets."""
+    if lane.direction == 0:
+        count = _burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST))
+    else:
+        count = _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
+    if count:
+        size = packet_bytes(packets, count)
+        lane.received_pkts += count
+        lane.received_bytes += size
+        lane.held_head = 0
+        lane.held_count = count
+        lane.held_bytes = size
+    return count
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _release(lane: Any, packets: int, count: int) -> Any:
+    """Take the first ``count`` packets out of the hold; answers their bytes.
+
+    They may be freed already, so their bytes are what the rest does not account for.
+    """
+    left = lane.held_count - count
+    size = lane.held_bytes
+    if left:
+        size -= packet_bytes(packets + 8 * (lane.held_head + count), left)
+    lane.held_head += count
+    lane.held_count = left
+    lane.held_bytes -= size
+    return size
+
+
+@numba.njit(error_model="numpy")
+def _drop_oversize(core: Any, lane: Any, packets: int) -> Any:
+    """Drop the first held packet if the guest's ring, as full of buffers as it can be, still refuses it."""
+    free = _available(core.available, lane.vid, types.uint16(lane.ring))
+    needed = lane.ring_size if lane.mergeable else 1
+    if lane.packed or free < needed:
+        return 0
+    first = packets + 8 * lane.held_head
+    _free_bulk(core.free_bulk, first, types.uint32(1))
+    size = _release(lane, packets, 1)
+    lane.queue_full_pkts += 1
+    lane.queue_full_bytes += size
+    return 1
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _send(core: Any, lane: Any, packets: int) -> Any:
+    """Offer the hold to the far side; answers how many packets it took."""
+    first = packets + 8 * lane.held_head
+    held = types.uint16(lane.held_count)
+    if lane.direction == 0:
+        count = _enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), first, held)
+        if count:
+            size = _release(lane, packets, count)
+            _free_bulk(core.free_bulk, first, types.uint32(count))
+    else:
+        count = _burst(lane.burst_function, lane.burst_queue, first, held)
+        if count:
+            size = _release(lane, packets, count)
+    if count:
+        lane.sent_pkts += count
+        lane.sent_bytes += size
+    return count
+
+
+@numba.njit(error_model="numpy")
+def forward(core: Any, lane: Any, address: int) -> Any:
+    """Move one burst from the near side to the far side; answers how many packets moved.
+
+    ``core`` is the lcore's record, ``lane`` the lane's, ``address`` where the lane lies.
+    """
+    packets = address + HELD
+    moved = 0
+    if lane.held_count == 0:
+        moved = _receive(core, lane, packets)
+        if moved == 0:
+            return 0
+    lane.library_bursts += 1
+    sent = _send(core, lane, packets)
+    if sent:
+        lane.refusals = 0
+    elif lane.direction == 0:
+        lane.refusals += 1
+        if lane.refusals >= REFUSALS_BEFORE_OVERSIZE:
+            lane.refusals = 0
+            sent = _drop_oversize(core, lane, packets)
+    return moved + sent
+
+
+@numba.njit(error_model="numpy")
+def drain(core: Any, lane: Any, address: int) -> Any:
+    """Drop what the near side offers, since the far side is absent; answers how many packets."""
+    packets = address + HELD
+    if lane.held_count == 0 and _receive(core, lane, packets) == 0:
+        return 0
+    count = lane.held_count
+    _free_bulk(core.free_bulk, packets + 8 * lane.held_head, types.uint32(count))
+    lane.not_connected_pkts += count
+    lane.not_connected_bytes += _release(lane, packets, count)
+    return count

@@ -1,0 +1,87 @@
+"""The relay loop: compiled Python that EAL runs on each of its pinned lcore threads. No interpreter, no GIL, no lock.
+
+Each round walks the lanes in the lcore's list. Control threads change lanes and lists by the quiescence rule: write the
+request, wait until ``epoch`` has passed twice, then free what was in use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from numba import cfunc, types
+
+from vio4wd.relay import library_engine
+from vio4wd.relay.lanes import LANE_PADDED, LANE_RECORD_OFFSETS, LANE_STRIDE, LaneMode
+from vio4wd.relay.lcore_record import LCORE
+from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc, record_at
+
+IDLE_STEP_US = 1000
+"""Sleep of an lcore none of whose lanes is ready to forward."""
+
+SPINS_BEFORE_SLEEP = 256
+"""Rounds that moved nothing before an lcore that may sleep begins to."""
+
+_lane_type = numba.from_dtype(LANE_PADDED)
+_core_type = numba.from_dtype(LCORE)
+_lane_at = record_at(_lane_type)
+_core_at = record_at(_core_type)
+_sleep = native(types.int32, types.uint32)
+
+_MODE = LANE_RECORD_OFFSETS["mode"]
+_STOP = LCORE.fields["stop"][1]  # type: ignore[index]
+_LIST = LCORE.fields["list"][1]  # type: ignore[index]
+_OFF, _FORWARD = int(LaneMode.OFF), int(LaneMode.FORWARD)
+
+
+@numba.njit(inline="always", error_model="numpy")
+def _poll_lanes(core: Any, lane_list: int) -> Any:
+    """One round over the list; answers (packets moved, lanes ready to forward)."""
+    moved = 0
+    ready = 0
+    for i in range(load32(lane_list)):
+        address = core.lanes + load32(lane_list + 4 + 4 * i) * LANE_STRIDE
+        mode = load32_acquire(address + _MODE)
+        if mode == _OFF:
+            continue
+        lane = _lane_at(address)
+        begin = read_tsc()
+        if mode == _FORWARD:
+            ready += 1
+            count = library_engine.forward(core, lane, address)
+        else:
+            count = library_engine.drain(core, lane, address)
+        if count:
+            lane.cycles += read_tsc() - begin
+            moved += count
+    return moved, ready
+
+
+@numba.njit(error_model="numpy")
+def _rest(core: Any, ready: int, idle: int) -> None:
+    """Sleep after a round that moved nothing: fixed steps with no lane ready, else growing ones up to the limit."""
+    if ready == 0:
+        _sleep(core.sleep, types.uint32(IDLE_STEP_US))
+    elif core.idle_sleep_max_us > 0 and idle > SPINS_BEFORE_SLEEP:
+        core.sleep_us = min(max(core.sleep_us * 2, 1), core.idle_sleep_max_us)
+        _sleep(core.sleep, types.uint32(core.sleep_us))
+
+
+def _loop(address: int) -> int:
+    core = _core_at(address)
+    idle = 0
+    while load32_acquire(address + _STOP) == 0:
+        core.epoch += 1
+        moved, ready = _poll_lanes(core, load64(address + _LIST))
+        if moved:
+            idle = 0
+            core.sleep_us = 0
+        else:
+            idle += 1
+            _rest(core, ready, idle)
+    return 0
+
+
+def compile_loop(*, cached: bool) -> Any:
+    """Compile the loop, or load it from numba's disk cache; the result's ``address`` is an ``lcore_function_t``."""
+    return cfunc(types.int32(types.intp), error_model="numpy", cache=cached)(_loop)

@@ -1,0 +1,115 @@
+"""What compiled Python needs and numba lacks: calls through addresses, raw loads and stores, records in place, the TSC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_I64 = ir.IntType(64)
+
+
+def native(result: Any, *parameters: Any) -> Any:
+    """Make ``call(address, *arguments)`` for compiled code: a C call through a function's address.
+
+    ``result`` and ``parameters`` are numba types (``types.void`` for no result). Two to five parameters.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        returned = ir.VoidType() if result is types.void else context.get_value_type(result)
+        function = ir.FunctionType(returned, [context.get_value_type(p) for p in parameters])
+        answer = builder.call(builder.inttoptr(values[0], function.as_pointer()), list(values[1:]))
+        return context.get_dummy_value() if result is types.void else answer
+
+    signature = result(types.intp, *parameters)
+
+    def call1(typing: Any, address: Any, a: Any) -> Any:
+        return signature, generate
+
+    def call2(typing: Any, address: Any, a: Any, b: Any) -> Any:
+        return signature, generate
+
+    def call3(typing: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
+        return signature, generate
+
+    def call4(typing: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return signature, generate
+
+    def call5(typing: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return signature, generate
+
+    return intrinsic((call1, call2, call3, call4, call5)[len(parameters) - 1])
+
+
+def loader(bits: int, *, acquire: bool = False) -> Any:
+    """Make ``load(address)`` for compiled code: an unsigned integer of ``bits``, widened to intp.
+
+    With ``acquire`` the load is atomic, never moved or merged by the compiler, and orders what follows it.
+    """
+    width = ir.IntType(bits)
+
+    def load(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            pointer = builder.inttoptr(values[0], width.as_pointer())
+            value = builder.load_atomic(pointer, "acquire", bits // 8) if acquire else builder.load(pointer, align=1)
+            return builder.zext(value, _I64) if bits < 64 else value
+
+        return types.intp(types.intp), generate
+
+    return intrinsic(load)
+
+
+def storer(bits: int, *, release: bool = False) -> Any:
+    """Make ``store(address, value)`` for compiled code: the low ``bits`` of the value.
+
+    With ``release`` the store is atomic and comes after everything before it.
+    """
+    width = ir.IntType(bits)
+
+    def store(typing: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            pointer = builder.inttoptr(values[0], width.as_pointer())
+            narrow = builder.trunc(values[1], width) if bits < 64 else values[1]
+            if release:
+                builder.store_atomic(narrow, pointer, "release", bits // 8)
+            else:
+                builder.store(narrow, pointer, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, types.intp), generate
+
+    return intrinsic(store)
+
+
+def record_at(record: Any) -> Callable[[int], Any]:
+    """Make ``at(address)`` for compiled code: the record (a numba record type) that lies at an address, not a copy."""
+
+    def at(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.inttoptr(values[0], context.get_value_type(record))
+
+        return record(types.intp), generate
+
+    made: Callable[[int], Any] = intrinsic(at)
+    return made
+
+
+@intrinsic
+def read_tsc(typing: Any) -> Any:
+    """The time stamp counter, in cycles."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        function = builder.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(_I64, ()))
+        return builder.call(function, ())
+
+    return types.uint64(), generate
+
+
+load16 = loader(16)
+load32 = loader(32)
+load64 = loader(64)
+load32_acquire = loader(32, acquire=True)
+store64 = storer(64)
