@@ -1,7 +1,7 @@
 """Where compiled code is kept on disk, so that only the first worker after an installation or a change compiles it.
 
-numba decides by the file of the outermost function whether cached code is current. The loop is made of several files and of
-record layouts, so each state of the sources gets a folder of its own, named by a digest of all of them.
+numba decides by the file of the outermost function whether cached code is current. The loop is made of several files
+and of record layouts, so each state of the sources gets a folder of its own, named by a digest of all of them.
 """
 
 from __future__ import annotations

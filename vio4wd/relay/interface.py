@@ -1,4 +1,4 @@
-"""What the rest of the daemon may ask of relays: the controller that port control drives, the snapshots that stats read.
+"""What the daemon may ask of relays: the controller that port control drives, the snapshots that stats read.
 
 Static configuration, ZeroMQ, OVSDB and the command file are front ends of ``RelayController`` and hold no state of
 their own.

@@ -1,8 +1,8 @@
 """Lanes: one record per direction of one queue pair of one relay, in memory that the supervisor and its workers share.
 
 A lane is what is polled, counted, measured and moved between CPUs. The supervisor makes the table (a memfd), so
-counters outlive a worker. Only the worker that carries a relay writes its lanes: control fields from its control threads, the rest from
-the lcore that polls the lane.
+counters outlive a worker. Only the worker that carries a relay writes its lanes: control fields from its control
+threads, the rest from the lcore that polls the lane.
 """
 
 from __future__ import annotations

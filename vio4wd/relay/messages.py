@@ -1,8 +1,8 @@
 """The messages between the supervisor and a worker: JSON, one message a packet, over a SOCK_SEQPACKET socket pair.
 
 Version 1. Every message has ``v``. A command has ``id``, ``op`` and ``args``; its one reply has ``re`` (that id) and
-either ``result`` or ``error`` (kind, message). Events have ``event`` and ``args`` and are not answered. Commands for one
-relay are carried out in order; commands for different relays may overtake each other.
+either ``result`` or ``error`` (kind, message). Events have ``event`` and ``args`` and are not answered. Commands for
+one relay are carried out in order; commands for different relays may overtake each other.
 
 =============== ================================================== =====================================================
 command         arguments                                          result

@@ -1,4 +1,4 @@
-"""What compiled Python needs and numba lacks: calls through addresses, raw loads and stores, records in place, the TSC."""
+"""What compiled Python needs and numba lacks: calls through addresses, raw loads and stores, records in place, TSC."""
 
 from __future__ import annotations
 
