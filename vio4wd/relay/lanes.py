@@ -32,11 +32,16 @@ class Direction(enum.IntEnum):
 
 
 class LaneMode(enum.IntEnum):
-    """What the loop does with a lane. DRAIN: the far side is absent, so read, count as dropped, and free."""
+    """What the loop does with a lane.
+
+    DRAIN: the far side is absent, so read, count as dropped, and free. FLUSH: the lane is about to be switched off, so
+    drop what it holds and read no more.
+    """
 
     OFF = 0
     FORWARD = 1
     DRAIN = 2
+    FLUSH = 3
 
 
 COUNTERS = (
@@ -101,6 +106,11 @@ TABLE_BYTES = LANES * LANE_STRIDE
 def lane_index(relay: int, queue_pair: int, direction: Direction) -> int:
     """The place of a lane in the table."""
     return (relay * QUEUE_PAIRS + queue_pair) * 2 + direction
+
+
+def relay_lanes(relay: int) -> range:
+    """The places of all lanes of a relay."""
+    return range(relay * QUEUE_PAIRS * 2, (relay + 1) * QUEUE_PAIRS * 2)
 
 
 class LaneTable:

@@ -136,13 +136,20 @@ def forward(core: Any, lane: Any, address: int) -> Any:
 
 
 @numba.njit(error_model="numpy")
-def drain(core: Any, lane: Any, address: int) -> Any:
-    """Drop what the near side offers, since the far side is absent; answers how many packets."""
+def flush(core: Any, lane: Any, address: int) -> Any:
+    """Drop what the lane holds, since the far side is absent; answers how many packets."""
     packets = address + HELD
-    if lane.held_count == 0 and _receive(core, lane, packets) == 0:
-        return 0
     count = lane.held_count
-    _free_bulk(core.free_bulk, packets + 8 * lane.held_head, types.uint32(count))
-    lane.not_connected_pkts += count
-    lane.not_connected_bytes += _release(lane, packets, count)
+    if count:
+        _free_bulk(core.free_bulk, packets + 8 * lane.held_head, types.uint32(count))
+        lane.not_connected_pkts += count
+        lane.not_connected_bytes += _release(lane, packets, count)
     return count
+
+
+@numba.njit(error_model="numpy")
+def drain(core: Any, lane: Any, address: int) -> Any:
+    """Drop what the lane holds or, if nothing, what the near side offers; answers how many packets."""
+    if lane.held_count == 0:
+        _receive(core, lane, address + HELD)
+    return flush(core, lane, address)

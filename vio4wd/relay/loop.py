@@ -31,7 +31,7 @@ _sleep = native(types.int32, types.uint32)
 _MODE = LANE_RECORD_OFFSETS["mode"]
 _STOP = LCORE.fields["stop"][1]  # type: ignore[index]
 _LIST = LCORE.fields["list"][1]  # type: ignore[index]
-_OFF, _FORWARD = int(LaneMode.OFF), int(LaneMode.FORWARD)
+_OFF, _FORWARD, _DRAIN = int(LaneMode.OFF), int(LaneMode.FORWARD), int(LaneMode.DRAIN)
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -49,8 +49,10 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
         if mode == _FORWARD:
             ready += 1
             count = library_engine.forward(core, lane, address)
-        else:
+        elif mode == _DRAIN:
             count = library_engine.drain(core, lane, address)
+        else:
+            count = library_engine.flush(core, lane, address)
         if count:
             lane.cycles += read_tsc() - begin
             moved += count

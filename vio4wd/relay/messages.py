@@ -21,6 +21,7 @@ stop                                                               after everyth
 event           arguments
 =============== ====================================================================================================
 ready           pid, abi, dpdk, tsc_hz, max_ports
+failed          message: the worker could not start, and exits
 log             level (Python's), logger, message
 guest           relay, connected (bool), numa_node
 lane_fault      relay, queue_pair, direction, message

@@ -1,0 +1,166 @@
+"""The VM side in a worker: rte_vhost sessions, and what their callbacks mean for lanes.
+
+Callbacks come on rte_vhost's own thread. ``destroy_device`` returns only when no lane uses the guest. The session
+broker pauses a relay before messages that change its rings, so the other callbacks find its lanes off: rte_vhost calls
+some of them while it holds ring locks that a running lane would spin on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vio4wd.dpdk_ffi.vhost import VhostDevice, VhostDriver, VhostFlags
+from vio4wd.errors import WorkerError
+from vio4wd.relay.lane_control import GuestRing, GuestView, LaneControl
+
+log = logging.getLogger(__name__)
+
+_NET_F_MRG_RXBUF = 15
+_F_RING_PACKED = 34
+
+
+@dataclass
+class _Session:
+    relay: int
+    path: Path
+    driver: VhostDriver
+    vid: int | None = None
+    running: bool = False
+    enabled: set[int] = field(default_factory=set)
+
+
+class Guests:
+    """The vhost-user sessions of a worker, at most one a relay.
+
+    ``mempool`` gives the address of a relay's buffers; ``notify(relay, connected, numa_node)`` tells the supervisor;
+    ``disabled_features`` is a mask of virtio features that are not offered.
+    """
+
+    def __init__(
+        self,
+        lanes: LaneControl,
+        mempool: Callable[[int], int],
+        notify: Callable[[int, bool, int], None],
+        disabled_features: int,
+    ) -> None:
+        self._lanes = lanes
+        self._mempool = mempool
+        self._notify = notify
+        self._disabled = disabled_features
+        self._sessions: dict[str, _Session] = {}
+        self._by_vid: dict[int, _Session] = {}
+        self._lock = threading.Lock()
+
+    def attach(self, relay: int, path: Path) -> None:
+        """Connect to the broker's socket for one session.
+
+        Raises:
+            WorkerError: the relay has a session.
+            DpdkError: rte_vhost refused.
+        """
+        if any(session.relay == relay for session in self._sessions.values()):
+            raise WorkerError(f"relay {relay} has a vhost-user session already")
+        driver = VhostDriver.register(path, VhostFlags.CLIENT | VhostFlags.NO_RECONNECT)
+        session = _Session(relay, path, driver)
+        self._sessions[str(path)] = session
+        try:
+            driver.disable_features(self._disabled)
+            driver.set_callbacks(self)
+            driver.start()
+        except Exception:
+            self.detach(relay, path)
+            raise
+
+    def detach(self, relay: int, path: Path) -> None:
+        """Forget a session; its connection is closed. Unknown ones are ignored: it may have ended by itself."""
+        session = self._sessions.get(str(path))
+        if session is None:
+            return
+        session.driver.unregister()
+        self._stop(session)
+        del self._sessions[str(path)]
+        self._lanes.set(relay, paused=False)
+
+    def close(self) -> None:
+        """Forget all sessions."""
+        for session in list(self._sessions.values()):
+            self.detach(session.relay, session.path)
+
+    def connected(self, relay: int) -> bool:
+        """Whether a guest is running on the relay."""
+        return any(session.relay == relay and session.running for session in self._sessions.values())
+
+    def refresh(self, relay: int) -> None:
+        """Read the relay's rings from rte_vhost anew, if a guest is running."""
+        for session in list(self._sessions.values()):
+            if session.relay == relay and session.running:
+                self._update(session)
+
+    # rte_vhost's callbacks
+
+    def new_connection(self, vid: int) -> None:
+        """A session has begun; nothing is negotiated yet."""
+        session = self._sessions[VhostDevice(vid).ifname]
+        with self._lock:
+            session.vid = vid
+            self._by_vid[vid] = session
+
+    def destroy_connection(self, vid: int) -> None:
+        """The session has ended."""
+        with self._lock:
+            self._by_vid.pop(vid, None)
+
+    def new_device(self, vid: int) -> None:
+        """The guest's rings are ready."""
+        session = self._by_vid[vid]
+        session.running = True
+        self._update(session)
+        node = VhostDevice(vid).numa_node()
+        log.info("relay %d: guest is up (%d rings, NUMA node %d)", session.relay, VhostDevice(vid).vring_num, node)
+        self._notify(session.relay, True, node)
+
+    def destroy_device(self, vid: int) -> None:
+        """The guest's rings stop; when this returns no lane uses them."""
+        self._stop(self._by_vid[vid])
+
+    def vring_state_changed(self, vid: int, ring: int, enabled: bool) -> None:
+        """One ring was enabled or disabled."""
+        session = self._by_vid[vid]
+        if enabled:
+            session.enabled.add(ring)
+        else:
+            session.enabled.discard(ring)
+        if session.running:
+            self._update(session)
+
+    def features_changed(self, vid: int, features: int) -> None:
+        """Dirty logging starts or ends; rte_vhost's own functions heed it."""
+        if self._by_vid[vid].running:
+            self._update(self._by_vid[vid])
+
+    def _update(self, session: _Session) -> None:
+        assert session.vid is not None
+        device = VhostDevice(session.vid)
+        features = device.negotiated_features()
+        rings = []
+        for index in range(device.vring_num):
+            enabled = index in session.enabled
+            size = device.vring(index).size if enabled else 0
+            if enabled:
+                device.enable_guest_notification(index, False)
+            rings.append(GuestRing(index, size, enabled))
+        packed, mergeable = bool(features >> _F_RING_PACKED & 1), bool(features >> _NET_F_MRG_RXBUF & 1)
+        view = GuestView(session.vid, tuple(rings), packed, mergeable)
+        self._lanes.set(session.relay, guest=view, mempool=self._mempool(session.relay))
+
+    def _stop(self, session: _Session) -> None:
+        if not session.running:
+            return
+        session.running = False
+        self._lanes.set(session.relay, guest=None)
+        log.info("relay %d: guest is down", session.relay)
+        self._notify(session.relay, False, -1)

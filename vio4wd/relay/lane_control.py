@@ -1,0 +1,178 @@
+"""Decides what every lane of a worker's relays does, from what is on the VF side and on the VM side, and switches it.
+
+Every change goes the same way: the relay's lanes are switched off, all lcores are waited for, the records and lists are
+rewritten, and the lanes are switched on again as the new state says. Changes are rare; packets wait in the VF's queue
+and in the guest's ring for the microseconds that it takes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field, replace
+
+from vio4wd.relay.interface import RelayCpus
+from vio4wd.relay.lanes import Direction, LaneMode, LaneTable, lane_index, relay_lanes
+from vio4wd.relay.lcores import Lcores
+
+
+@dataclass(frozen=True)
+class QueueBursts:
+    """Burst functions of one queue pair of a VF and their first arguments, as addresses."""
+
+    rx_function: int
+    rx_queue: int
+    tx_function: int
+    tx_queue: int
+
+
+@dataclass(frozen=True)
+class GuestRing:
+    """One vring of a guest as the lanes need it."""
+
+    index: int
+    size: int
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class GuestView:
+    """The VM side of a relay: rte_vhost's number of the guest, its rings by index, and what it negotiated."""
+
+    vid: int
+    rings: tuple[GuestRing, ...]
+    packed: bool
+    mergeable: bool
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What one lane's record should say."""
+
+    mode: LaneMode = LaneMode.OFF
+    ring: GuestRing | None = None
+    burst_function: int = 0
+    burst_queue: int = 0
+
+
+@dataclass(frozen=True)
+class RelaySides:
+    """What a relay has at the moment. ``queues`` is empty without a VF, ``guest`` None without a VM."""
+
+    queues: tuple[QueueBursts, ...] = ()
+    guest: GuestView | None = None
+    mempool: int = 0
+    cpus: RelayCpus | None = None
+    paused: bool = False
+
+
+@dataclass
+class _Relay:
+    sides: RelaySides = field(default_factory=RelaySides)
+    lanes: dict[int, _Lane] = field(default_factory=dict)
+
+
+class LaneControl:
+    """The lanes of all relays that this worker carries. Its methods may be called from any thread."""
+
+    def __init__(self, table: LaneTable, lcores: Lcores) -> None:
+        self._table = table
+        self._lcores = lcores
+        self._relays: dict[int, _Relay] = {}
+        self._lock = threading.Lock()
+
+    def sides(self, relay: int) -> RelaySides:
+        """What a relay has at the moment."""
+        return self._relays[relay].sides if relay in self._relays else RelaySides()
+
+    def change(self, relay: int, edit: Callable[[RelaySides], RelaySides]) -> None:
+        """Replace a relay's sides by what ``edit`` makes of them, and its lanes with them.
+
+        When this returns no lcore uses what the old sides named.
+
+        Raises:
+            WorkerError: an lcore hangs.
+        """
+        with self._lock:
+            state = self._relays.setdefault(relay, _Relay())
+            before = state.sides
+            state.sides = edit(before)
+            if state.sides != before:
+                self._switch(relay, state)
+
+    def set(self, relay: int, **fields: object) -> None:
+        """``change`` that replaces the named fields of RelaySides."""
+        self.change(relay, lambda sides: replace(sides, **fields))  # type: ignore[arg-type]
+
+    def _switch(self, relay: int, state: _Relay) -> None:
+        new = _plan(relay, state.sides)
+        self._silence(state.lanes.keys(), new.keys())
+        for index in state.lanes.keys() | new.keys():
+            self._write(index, new.get(index, _Lane()), state.sides)
+        state.lanes = new
+        if state.sides.paused:
+            return
+        cpus = {index: self._cpu(index, state.sides) if index in new else None for index in relay_lanes(relay)}
+        if self._lcores.assign(cpus):
+            self._lcores.quiesce()
+        for index, lane in new.items():
+            self._table.lanes["mode"][index] = lane.mode
+
+    def _silence(self, old: Set[int], staying: Set[int]) -> None:
+        """Switch lanes off; those that do not stay give up what they hold first."""
+        modes = self._table.lanes["mode"]
+        wanted = {index: LaneMode.OFF if index in staying else LaneMode.FLUSH for index in old}
+        if all(modes[index] == mode for index, mode in wanted.items()):
+            return
+        for index, mode in wanted.items():
+            modes[index] = mode
+        self._lcores.quiesce()
+        for index in wanted:
+            modes[index] = LaneMode.OFF
+
+    def _write(self, index: int, lane: _Lane, sides: RelaySides) -> None:
+        record = self._table.lanes[index]
+        record["direction"] = index & 1
+        record["burst_function"] = lane.burst_function
+        record["burst_queue"] = lane.burst_queue
+        record["mempool"] = sides.mempool
+        record["refusals"] = 0
+        if sides.guest is not None and lane.ring is not None:
+            record["vid"] = sides.guest.vid
+            record["packed"] = sides.guest.packed
+            record["mergeable"] = sides.guest.mergeable
+            record["ring"] = lane.ring.index
+            record["ring_size"] = lane.ring.size
+
+    @staticmethod
+    def _cpu(index: int, sides: RelaySides) -> int | None:
+        if sides.cpus is None:
+            return None
+        return sides.cpus.vf_to_vm if index & 1 == Direction.VF_TO_VM else sides.cpus.vm_to_vf
+
+
+def _plan(relay: int, sides: RelaySides) -> dict[int, _Lane]:
+    """The lanes that a relay with these sides should have, by table index; the others are off."""
+    lanes: dict[int, _Lane] = {}
+    rings = sides.guest.rings if sides.guest else ()
+    for queue, bursts in enumerate(sides.queues):
+        ring = _enabled(rings, 2 * queue)
+        mode = LaneMode.FORWARD if ring else LaneMode.DRAIN
+        index = lane_index(relay, queue, Direction.VF_TO_VM)
+        lanes[index] = _Lane(mode, ring, bursts.rx_function, bursts.rx_queue)
+    for pair in range(len(rings) // 2):
+        ring = _enabled(rings, 2 * pair + 1)
+        if ring is None:
+            continue
+        index = lane_index(relay, pair, Direction.VM_TO_VF)
+        if sides.queues:
+            bursts = sides.queues[pair % len(sides.queues)]
+            lanes[index] = _Lane(LaneMode.FORWARD, ring, bursts.tx_function, bursts.tx_queue)
+        else:
+            lanes[index] = _Lane(LaneMode.DRAIN, ring)
+    return lanes
+
+
+def _enabled(rings: tuple[GuestRing, ...], index: int) -> GuestRing | None:
+    """The ring of that index if the guest has it enabled."""
+    return rings[index] if index < len(rings) and rings[index].enabled else None

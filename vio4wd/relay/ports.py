@@ -1,0 +1,202 @@
+"""The VF side in a worker: ports, their queues, and the buffers of each relay."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vio4wd.devices import Attachment, Bond
+from vio4wd.dpdk_ffi.bond import BondPort
+from vio4wd.dpdk_ffi.errors import DpdkError
+from vio4wd.dpdk_ffi.ethdev import EthPort
+from vio4wd.dpdk_ffi.mempool import Mempool
+from vio4wd.errors import WorkerError
+from vio4wd.relay.lane_control import LaneControl, QueueBursts
+
+log = logging.getLogger(__name__)
+
+DESCRIPTORS = 512
+"""Wanted descriptors of a VF's queues."""
+
+MEMPOOL_CACHE = 256
+POOL_BUFFERS = 2047
+"""Buffers of one relay: both VF rings full, lanes' holds and lcores' caches on top."""
+
+STANDARD_MTU = 1500
+JUMBO_MTU = 9000
+_HEADROOM_BYTES = 128
+_FRAME_OVERHEAD_BYTES = 26  # Ethernet header, two VLAN tags, FCS
+_STANDARD_DATA_BYTES = 2048
+
+
+class PortStage(enum.Enum):
+    """Where adding a VF failed."""
+
+    BUSY = "busy"
+    MEMORY = "memory"
+    PROBE = "probe"
+    CONFIGURE = "configure"
+    RX_QUEUE = "rx_queue"
+    TX_QUEUE = "tx_queue"
+    START = "start"
+    BOND_CREATE = "bond_create"
+    BOND_MEMBER = "bond_member"
+    NO_VF = "no_vf"
+    DETACH = "detach"
+
+
+class PortError(WorkerError):
+    """A VF or bond could not be added or removed; the relay is as it was."""
+
+    def __init__(self, stage: PortStage, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+@contextlib.contextmanager
+def _stage(stage: PortStage, device: object) -> Iterator[None]:
+    try:
+        yield
+    except DpdkError as error:
+        raise PortError(stage, f"{device}: {error}") from error
+
+
+@dataclass
+class _Port:
+    attachment: Attachment
+    port: EthPort
+    members: tuple[EthPort, ...] = ()
+
+
+class Ports:
+    """The VFs of a worker's relays, and the mempools of relays that have a VF or a guest.
+
+    ``in_use(relay)`` says whether a guest still needs the relay's buffers.
+    """
+
+    def __init__(self, lanes: LaneControl, *, mtu: int, in_use: Callable[[int], bool]) -> None:
+        self._lanes = lanes
+        self._mtu = mtu
+        self._in_use = in_use
+        self._ports: dict[int, _Port] = {}
+        self._pools: dict[int, Mempool] = {}
+        self._pools_lock = threading.Lock()
+
+    def mempool(self, relay: int, numa_node: int = -1) -> int:
+        """The address of a relay's buffers, made at first use.
+
+        Raises:
+            PortError: no memory.
+        """
+        data = max(_STANDARD_DATA_BYTES, self._mtu + _FRAME_OVERHEAD_BYTES) + _HEADROOM_BYTES
+        with self._pools_lock, _stage(PortStage.MEMORY, f"relay {relay}"):
+            if relay not in self._pools:
+                self._pools[relay] = Mempool.create(
+                    f"relay{relay}", POOL_BUFFERS, cache_size=MEMPOOL_CACHE, data_room=data, socket_id=numa_node
+                )
+            return self._pools[relay].address
+
+    def add(self, relay: int, attachment: Attachment) -> int:
+        """Probe, configure and start a VF or bond and let the relay's lanes use it; answers its NUMA node.
+
+        Raises:
+            PortError: it failed; nothing is left of it.
+        """
+        if relay in self._ports:
+            raise PortError(PortStage.BUSY, f"relay {relay} has {self._ports[relay].attachment} already")
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.release_mempool, relay)
+            opened = self._open(attachment, undo)
+            port = opened.port
+            node = port.info().socket_id
+            self._start(relay, attachment, port)
+            self._ports[relay] = opened
+            undo.callback(self._ports.pop, relay)
+            bursts = port.burst(0)
+            queue = QueueBursts(bursts.rx_function, bursts.rx_queue, bursts.tx_function, bursts.tx_queue)
+            self._lanes.set(relay, queues=(queue,), mempool=self.mempool(relay))
+            undo.pop_all()
+        log.info("relay %d: added %s (port %d, NUMA node %d)", relay, attachment, port.port_id, node)
+        return max(node, 0)
+
+    def remove(self, relay: int) -> None:
+        """Take the relay's VF or bond away and release what it used.
+
+        Raises:
+            PortError: the relay has none, or DPDK could not let go of it.
+        """
+        port = self._ports.get(relay)
+        if port is None:
+            raise PortError(PortStage.NO_VF, f"relay {relay} has no VF")
+        self._lanes.set(relay, queues=())
+        del self._ports[relay]
+        try:
+            with _stage(PortStage.DETACH, port.attachment):
+                port.port.remove()
+                for member in port.members:
+                    member.remove()
+        finally:
+            self.release_mempool(relay)
+        log.info("relay %d: removed %s", relay, port.attachment)
+
+    def release_mempool(self, relay: int) -> None:
+        """Free a relay's buffers if neither VF nor guest needs them."""
+        with self._pools_lock:
+            if relay in self._ports or self._in_use(relay) or relay not in self._pools:
+                return
+            self._lanes.set(relay, mempool=0)
+            pool = self._pools.pop(relay)
+        if pool.in_use():
+            log.error("relay %d: %d buffers were not given back; their memory stays reserved", relay, pool.in_use())
+        else:
+            pool.free()
+
+    def close(self) -> None:
+        """Remove all VFs; errors are logged."""
+        for relay in list(self._ports):
+            try:
+                self.remove(relay)
+            except PortError as error:
+                log.error("relay %d: %s", relay, error)
+        for relay in list(self._pools):
+            self.release_mempool(relay)
+
+    def _open(self, attachment: Attachment, undo: contextlib.ExitStack) -> _Port:
+        if not isinstance(attachment, Bond):
+            with _stage(PortStage.PROBE, attachment):
+                port = EthPort.probe(attachment.devargs)
+            undo.callback(port.remove)
+            return _Port(attachment, port)
+        members = []
+        for member in attachment.members:
+            with _stage(PortStage.BOND_MEMBER, f"{attachment} member {member}"):
+                members.append(EthPort.probe(member.devargs))
+            undo.callback(members[-1].remove)
+        with _stage(PortStage.BOND_CREATE, attachment):
+            bond = BondPort.create(attachment.name, attachment.mode)
+        undo.callback(bond.remove)
+        for port in members:
+            with _stage(PortStage.BOND_MEMBER, f"{attachment} member {port.name}"):
+                bond.add_member(port)
+        return _Port(attachment, bond, tuple(members))
+
+    def _start(self, relay: int, attachment: Attachment, port: EthPort) -> None:
+        with _stage(PortStage.CONFIGURE, attachment):
+            port.configure(1, 1, mtu=self._mtu)
+            rx_descriptors, tx_descriptors = port.adjust_descriptors(DESCRIPTORS, DESCRIPTORS)
+        self.mempool(relay, port.info().socket_id)
+        with _stage(PortStage.RX_QUEUE, attachment):
+            port.setup_rx(0, rx_descriptors, self._pools[relay])
+        with _stage(PortStage.TX_QUEUE, attachment):
+            port.setup_tx(0, tx_descriptors)
+        with _stage(PortStage.START, attachment):
+            port.start()
+        if not port.set_promiscuous(True):
+            log.warning(
+                "relay %d: %s has no promiscuous mode: only frames to its own address arrive", relay, attachment
+            )
+        port.set_allmulticast(True)
