@@ -1,0 +1,98 @@
+"""One question to a ZeroMQ service of the daemon, answered within a bounded time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import zmq
+import zmq.auth
+from google.protobuf.message import Message
+
+from vio4wd.errors import ForwarderError
+from vio4wd.portctl.proto import parse
+
+REPLY_TIMEOUT_S = 2.0
+
+M = TypeVar("M", bound=Message)
+
+
+class NoAnswerError(ForwarderError):
+    """The daemon did not answer, or not with what the service answers."""
+
+
+@dataclass(frozen=True)
+class ClientKeys:
+    """CURVE certificates for a ``tcp://`` endpoint: the server's public one and our secret one."""
+
+    server: Path
+    client: Path
+
+
+def ask(
+    endpoint: str,
+    request: Message,
+    response_type: type[M],
+    *,
+    timeout_s: float = REPLY_TIMEOUT_S,
+    keys: ClientKeys | None = None,
+) -> M:
+    """Send a request and read its response.
+
+    Raises:
+        NoAnswerError: no answer within ``timeout_s``, an endpoint that cannot be used, or an answer that is none.
+        ProtocolError: the answer is not a ``response_type``.
+    """
+    frames = exchange(endpoint, request.SerializeToString(), timeout_s=timeout_s, keys=keys)
+    if len(frames) != 1:
+        raise NoAnswerError(
+            f"{endpoint}: answered {len(frames)} frames, must be 1: is this virtio-forwarder's endpoint?"
+        )
+    return parse(response_type, frames[0])
+
+
+def exchange(endpoint: str, request: bytes, *, timeout_s: float, keys: ClientKeys | None = None) -> list[bytes]:
+    """Send one frame and receive the frames of the reply. Raises NoAnswerError."""
+    with zmq.Context() as context, connect(context, endpoint, timeout_s, keys) as socket:
+        try:
+            socket.send(request)
+            return socket.recv_multipart()
+        except zmq.Again:
+            raise NoAnswerError(
+                f"{endpoint}: no answer within {timeout_s:g} s: is virtio-forwarder running with this endpoint?"
+            ) from None
+
+
+def connect(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, timeout_s: float, keys: ClientKeys | None
+) -> zmq.Socket[bytes]:
+    """A REQ socket that never waits longer than ``timeout_s`` and does not linger. Raises NoAnswerError."""
+    socket = context.socket(zmq.REQ)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVTIMEO, round(timeout_s * 1000))
+    socket.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
+    try:
+        if keys is not None:
+            _use_keys(socket, keys)
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise NoAnswerError(f"endpoint {endpoint}: {error.strerror}; must be as in ipc:///path/to/socket") from error
+    except NoAnswerError:
+        socket.close()
+        raise
+    return socket
+
+
+def _use_keys(socket: zmq.Socket[bytes], keys: ClientKeys) -> None:
+    try:
+        server, _ = zmq.auth.load_certificate(keys.server)
+        public, secret = zmq.auth.load_certificate(keys.client)
+    except (OSError, ValueError) as error:
+        raise NoAnswerError(f"CURVE certificate: {error}") from error
+    if secret is None:
+        raise NoAnswerError(f"CURVE certificate {keys.client}: has no secret-key; give the .key_secret file")
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
