@@ -28,7 +28,7 @@ CALL_LIMIT_S = 10.0
 
 
 class CommandError(WorkerError):
-    """The worker carried on and refused a command; ``kind`` says why (a PortStage value, or ``error``, ``internal``)."""
+    """The worker refused a command and carries on; ``kind`` says why (a PortStage value, ``error``, ``internal``)."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -38,8 +38,8 @@ class CommandError(WorkerError):
 class WorkerProcess:
     """One worker process, from start to end.
 
-    ``on_event`` gets every event but log lines; ``on_exit`` is called once when a started worker has ended, for whatever
-    reason but ``stop``.
+    ``on_event`` gets every event but log lines; ``on_exit`` is called once when a started worker has ended, for
+    whatever reason but ``stop``.
     """
 
     def __init__(
