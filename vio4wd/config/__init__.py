@@ -1,0 +1,23 @@
+"""The daemon's configuration: the file /etc/default/virtioforwarder and the command line become one frozen Config.
+
+``load`` reads it, ``dump`` writes it back, ``changes`` compares two of them for a reload.
+"""
+
+from vio4wd.config.dump import dump
+from vio4wd.config.host import Host
+from vio4wd.config.loader import DEFAULT_PATH, load, loads
+from vio4wd.config.model import Account, Config, PortControl, RingEngine, StaticVf, VfioBinding
+
+__all__ = [
+    "DEFAULT_PATH",
+    "Account",
+    "Config",
+    "Host",
+    "PortControl",
+    "RingEngine",
+    "StaticVf",
+    "VfioBinding",
+    "dump",
+    "load",
+    "loads",
+]
