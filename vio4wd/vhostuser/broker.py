@@ -1,0 +1,233 @@
+"""The session broker: the guest-facing sockets of all relays, and the session on each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vio4wd.vhostuser.backend import BackEnd
+from vio4wd.vhostuser.endpoint import MAX_PATH_BYTES, Endpoint, EndpointError, Listener, SocketMode, connect, listen
+from vio4wd.vhostuser.session import Options, Session, SessionView
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY_S = 0.05
+_LAST_RETRY_S = 0.8
+_STEADY_SESSION_S = 1.0
+_LEAVING_S = 10.0
+
+
+class Broker:
+    """Owns every guest-facing vhost-user socket; runs in one asyncio loop, without threads.
+
+    One front end at a time is served on a relay. A second one waits ``Options.replace_grace`` for the first to leave
+    (a VM that restarts) and is then disconnected with a warning: its user gets an error and not a VM that hangs.
+    """
+
+    def __init__(
+        self,
+        back_end: BackEnd,
+        private_dir: Path,
+        *,
+        options: Options | None = None,
+        on_change: Callable[[int], None] | None = None,
+    ) -> None:
+        """Make ``private_dir`` (mode 0700) for the sockets between broker and workers.
+
+        ``on_change`` is called with a relay's number when a front end has connected or left.
+
+        Raises:
+            EndpointError: the directory cannot be made, or its path is too long.
+        """
+        self._back_end = back_end
+        self._private_dir = private_dir
+        self._options = options or Options()
+        self._on_change = on_change or (lambda relay: None)
+        self._ports: dict[int, _Port] = {}
+        self._lost: set[int] = set()
+        self._numbers = itertools.count()
+        if len(bytes(private_dir)) > MAX_PATH_BYTES - len("/63-4294967295.sock"):
+            raise EndpointError(f"directory {private_dir}: its path is too long for sockets in it")
+        try:
+            private_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_dir.chmod(0o700)
+        except OSError as error:
+            raise EndpointError(f"directory {private_dir}: cannot be made: {error.strerror}") from error
+
+    async def open(self, relay: int, endpoint: Endpoint) -> None:
+        """Serve a relay's front end on a socket: listen on it, or connect to it and keep reconnecting.
+
+        Raises:
+            EndpointError: the path cannot be used, or the relay has a socket already; nothing has changed.
+        """
+        if relay in self._ports:
+            raise EndpointError(f"relay {relay}: already has the socket {self._ports[relay].endpoint.path}")
+        for number, port in self._ports.items():
+            if port.endpoint.path == endpoint.path:
+                raise EndpointError(f"socket {endpoint.path}: relay {number} has it")
+        endpoint.check()
+        listener = listen(endpoint) if endpoint.mode is SocketMode.SERVER else None
+        self._ports[relay] = _Port(self, relay, endpoint, listener)
+
+    async def close(self, relay: int) -> None:
+        """Cut the relay's front end off and remove its socket; nothing happens where there is none."""
+        port = self._ports.get(relay)
+        if port is not None:
+            await port.close()
+            self._ports.pop(relay, None)
+
+    async def shutdown(self) -> None:
+        """Close all relays."""
+        await asyncio.gather(*(self.close(relay) for relay in list(self._ports)))
+        with contextlib.suppress(OSError):
+            self._private_dir.rmdir()
+
+    def worker_lost(self, relays: Iterable[int]) -> None:
+        """The worker that carried these relays died (or has not started yet): keep front ends until ``replay``."""
+        for relay in relays:
+            self._lost.add(relay)
+            session = self._session(relay)
+            if session is not None:
+                session.worker_lost()
+
+    async def replay(self, relay: int) -> None:
+        """A worker for the relay is ready: attach the front end's session to it as it was, where there is a front end.
+
+        A session that cannot go on (a ring's position is unknown, features are missing) is cut off and logged.
+
+        Raises:
+            WorkerError: this worker failed as well; call again with the next.
+        """
+        self._lost.discard(relay)
+        session = self._session(relay)
+        if session is not None:
+            await session.replay()
+
+    def session(self, relay: int) -> SessionView | None:
+        """The relay's session as it is now, None without a front end."""
+        session = self._session(relay)
+        return session.view() if session else None
+
+    def connected(self, relay: int) -> bool:
+        """Whether a front end is connected."""
+        return self._session(relay) is not None
+
+    def path(self, relay: int) -> Path | None:
+        """The relay's guest-facing socket, None where it has none."""
+        port = self._ports.get(relay)
+        return port.endpoint.path if port else None
+
+    def _session(self, relay: int) -> Session | None:
+        port = self._ports.get(relay)
+        return port.session if port else None
+
+    def _make_session(self, relay: int, sock: socket.socket) -> Session:
+        session = Session(relay, sock, self._back_end, lambda: self._private_path(relay), self._options)
+        if relay in self._lost:
+            session.worker_lost()
+        return session
+
+    def _private_path(self, relay: int) -> Path:
+        return self._private_dir / f"{relay}-{next(self._numbers)}.sock"
+
+    def _changed(self, relay: int) -> None:
+        try:
+            self._on_change(relay)
+        except Exception:
+            log.exception("relay %d: telling of a front end failed", relay)
+
+
+class _Port:
+    """A relay's socket, the task that awaits front ends on it, and the front end's session."""
+
+    def __init__(self, broker: Broker, relay: int, endpoint: Endpoint, listener: Listener | None) -> None:
+        self.endpoint = endpoint
+        self.session: Session | None = None
+        self._broker = broker
+        self._relay = relay
+        self._listener = listener
+        self._serving: asyncio.Task[None] | None = None
+        awaiting = self._accept(listener.sock) if listener else self._connect()
+        self._task = asyncio.create_task(awaiting, name=f"vhost-user socket of relay {relay}")
+
+    async def close(self) -> None:
+        """End all tasks; the front end is cut off, the socket removed."""
+        tasks = [task for task in (self._task, self._serving) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._listener is not None:
+            self._listener.close()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                log.error("relay %d: cannot accept a front end on %s: %s", self._relay, self.endpoint.path, error)
+                await asyncio.sleep(_STEADY_SESSION_S)
+                continue
+            try:
+                free = await self._is_free()
+            except BaseException:
+                sock.close()
+                raise
+            if free:
+                self._serving = asyncio.create_task(self._serve(sock), name=f"front end of relay {self._relay}")
+            else:
+                sock.close()
+                pid = self.session.peer_pid if self.session else 0
+                log.warning(
+                    "relay %d: a second front end on %s is refused, pid %d uses it",
+                    self._relay,
+                    self.endpoint.path,
+                    pid,
+                )
+
+    async def _is_free(self) -> bool:
+        """Wait a little for the front end that is there to leave."""
+        if self._serving is not None:
+            await asyncio.wait([self._serving], timeout=self._broker._options.replace_grace)
+            if self.session is not None and self.session.front_left():
+                await asyncio.wait([self._serving], timeout=_LEAVING_S)
+        return self._serving is None or self._serving.done()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay = _FIRST_RETRY_S
+        complaint = ""
+        while True:
+            began = loop.time()
+            try:
+                sock = connect(self.endpoint.path)
+            except EndpointError as error:
+                sock = None
+                if str(error) != complaint:
+                    complaint = str(error)
+                    log.warning("relay %d: %s; trying again", self._relay, complaint)
+            if sock is not None:
+                complaint = ""
+                await self._serve(sock)
+                if loop.time() - began >= _STEADY_SESSION_S:
+                    delay = _FIRST_RETRY_S
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LAST_RETRY_S)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        """Run a session on a connected socket until it ends."""
+        session = self._broker._make_session(self._relay, sock)
+        self.session = session
+        self._broker._changed(self._relay)
+        try:
+            await session.run()
+        except Exception:
+            log.exception("relay %d: the session broke", self._relay)
+        finally:
+            self.session = None
+            self._broker._changed(self._relay)
