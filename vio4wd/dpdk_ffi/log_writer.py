@@ -1,0 +1,82 @@
+"""The compiled function that stdio calls for every message that DPDK logs.
+
+It runs on whatever thread logs, lcores in their loop included, so it must not need the interpreter: it puts the
+message with its level and type into a pipe that does not block, and counts it as dropped when the pipe is full. stdio holds the
+stream's lock meanwhile, so there is one writer at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, types
+from numba.extending import intrinsic
+
+_LOG = logging.getLogger(__name__)
+
+FD, WRITE, LEVEL, LOGTYPE, SEQUENCE, DROPPED = range(6)
+"""Words of the cookie: descriptor of the pipe; addresses of write(2), rte_log_cur_msg_loglevel and ..._logtype; records so far; records lost."""
+HEADER = 8
+"""First word of the record, behind those: bytes of text, level, type, sequence; then the text."""
+TEXT_BYTES = 4000
+"""Longest text of a record; a record is smaller than PIPE_BUF (4096), so it is written whole or not at all."""
+TEXT = HEADER + 4
+WORDS = TEXT + TEXT_BYTES // 8
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call_int(_context: Any, _address: Any) -> Any:
+    """``int f(void)`` at an address."""
+
+    def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+
+    return types.int32(types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _call_write(_context: Any, _address: Any, _fd: Any, _data: Any, _size: Any) -> Any:
+    """``ssize_t write(int, const void *, size_t)`` at an address."""
+    word = ir.IntType(64)
+
+    def build(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(word, [ir.IntType(32), word, word])
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        return builder.call(function, [builder.trunc(arguments[1], ir.IntType(32)), *arguments[2:]])
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), build
+
+
+def _write(cookie: Any, text: Any, size: int) -> int:
+    """cookie_write_function_t of fopencookie(3)."""
+    words = carray(cookie, WORDS)
+    length = min(size, TEXT_BYTES)
+    words[HEADER] = length
+    words[HEADER + 1] = _call_int(words[LEVEL])
+    words[HEADER + 2] = _call_int(words[LOGTYPE])
+    words[SEQUENCE] += 1
+    words[HEADER + 3] = words[SEQUENCE]
+    target = words.view(np.uint8)
+    source = carray(text, length)
+    for index in range(length):
+        target[TEXT * 8 + index] = source[index]
+    total = (TEXT - HEADER) * 8 + length
+    if _call_write(words[WRITE], words[FD], words.ctypes.data + HEADER * 8, total) != total:
+        words[DROPPED] += 1
+    return size
+
+
+_SIGNATURE = types.int64(types.CPointer(types.int64), types.CPointer(types.uint8), types.int64)
+
+
+def compile_writer() -> Any:
+    """The compiled function, from numba's cache on disk where that can be used."""
+    try:
+        return cfunc(_SIGNATURE, cache=True, error_model="numpy")(_write)
+    except RuntimeError as error:
+        _LOG.info("compiled without a cache: %s", error)
+        return cfunc(_SIGNATURE, error_model="numpy")(_write)
