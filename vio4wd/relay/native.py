@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -44,17 +43,20 @@ def native(result: Any, *parameters: Any) -> Any:
     return intrinsic((call1, call2, call3, call4, call5)[len(parameters) - 1])
 
 
-def loader(bits: int, *, acquire: bool = False) -> Any:
+def loader(bits: int, *, acquire: bool = False, once: bool = False) -> Any:
     """Make ``load(address)`` for compiled code: an unsigned integer of ``bits``, widened to intp.
 
-    With ``acquire`` the load is atomic, never moved or merged by the compiler, and orders what follows it.
+    With ``acquire`` the load is atomic, never moved or merged by the compiler, and orders what follows it. With ``once``
+    it is atomic without an order: the compiler may move it, but never does it a second time.
     """
     width = ir.IntType(bits)
+    ordering = "acquire" if acquire else "monotonic"
 
     def load(typing: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             pointer = builder.inttoptr(values[0], width.as_pointer())
-            value = builder.load_atomic(pointer, "acquire", bits // 8) if acquire else builder.load(pointer, align=1)
+            atomic = acquire or once
+            value = builder.load_atomic(pointer, ordering, bits // 8) if atomic else builder.load(pointer, align=1)
             return builder.zext(value, _I64) if bits < 64 else value
 
         return types.intp(types.intp), generate
@@ -84,7 +86,7 @@ def storer(bits: int, *, release: bool = False) -> Any:
     return intrinsic(store)
 
 
-def record_at(record: Any) -> Callable[[int], Any]:
+def record_at(record: Any) -> Any:
     """Make ``at(address)`` for compiled code: the record (a numba record type) that lies at an address, not a copy."""
 
     def at(typing: Any, address: Any) -> Any:
@@ -93,14 +95,10 @@ def record_at(record: Any) -> Callable[[int], Any]:
 
         return record(types.intp), generate
 
-    made: Callable[[int], Any] = intrinsic(at)
-    return made
+    return intrinsic(at)
 
 
-@intrinsic
-def read_tsc(typing: Any) -> Any:
-    """The time stamp counter, in cycles."""
-
+def _read_tsc(typing: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         function = builder.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(_I64, ()))
         return builder.call(function, ())
@@ -108,8 +106,63 @@ def read_tsc(typing: Any) -> Any:
     return types.uint64(), generate
 
 
+read_tsc: Any = intrinsic(_read_tsc)
+"""``read_tsc()`` for compiled code: the time stamp counter, in cycles."""
+
+
+def _fence(typing: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+fence = intrinsic(_fence)
+"""A full barrier, ``fence()``: stores before it are seen before loads after it are done."""
+
+
+def _prefetch(typing: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        byte_pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (byte_pointer,), kind)
+        builder.call(function, [builder.inttoptr(values[0], byte_pointer), word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+prefetch = intrinsic(_prefetch)
+"""``prefetch(address)``: ask for the cache line at an address; never faults."""
+
+
+def stack_space(size: int) -> Any:
+    """Make ``space()`` for compiled code: the address of ``size`` bytes that live as long as the calling function runs.
+
+    They hold anything at first. Each call in the source has bytes of its own, the same ones each time it is reached.
+    """
+
+    def space(typing: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            with builder.goto_entry_block():
+                memory = builder.alloca(ir.ArrayType(ir.IntType(8), size))
+                memory.align = 64
+            return builder.ptrtoint(memory, _I64)
+
+        return types.intp(), generate
+
+    return intrinsic(space)
+
+
 load16 = loader(16)
 load32 = loader(32)
 load64 = loader(64)
+load16_acquire = loader(16, acquire=True)
 load32_acquire = loader(32, acquire=True)
+load64_acquire = loader(64, acquire=True)
+store16 = storer(16)
+store32 = storer(32)
 store64 = storer(64)
+store16_release = storer(16, release=True)
+store64_release = storer(64, release=True)
