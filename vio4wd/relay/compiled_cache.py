@@ -40,5 +40,5 @@ def use_cache(directory: Path | None = None) -> Path | None:
     except OSError as error:
         log.warning("the compiled loop cannot be kept on disk (%s): every worker start compiles it again", error)
         return None
-    numba.config.CACHE_DIR = str(folder)
+    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
     return folder

@@ -104,7 +104,7 @@ class Guests:
 
     def new_connection(self, vid: int) -> None:
         """A session has begun; nothing is negotiated yet."""
-        session = self._sessions[VhostDevice(vid).ifname]
+        session = self._sessions[VhostDevice(vid).ifname()]
         with self._lock:
             session.vid = vid
             self._by_vid[vid] = session
@@ -120,7 +120,7 @@ class Guests:
         session.running = True
         self._update(session)
         node = VhostDevice(vid).numa_node()
-        log.info("relay %d: guest is up (%d rings, NUMA node %d)", session.relay, VhostDevice(vid).vring_num, node)
+        log.info("relay %d: guest is up (%d rings, NUMA node %d)", session.relay, VhostDevice(vid).vring_num(), node)
         self._notify(session.relay, True, node)
 
     def destroy_device(self, vid: int) -> None:
@@ -147,7 +147,7 @@ class Guests:
         device = VhostDevice(session.vid)
         features = device.negotiated_features()
         rings = []
-        for index in range(device.vring_num):
+        for index in range(device.vring_num()):
             enabled = index in session.enabled
             size = device.vring(index).size if enabled else 0
             if enabled:

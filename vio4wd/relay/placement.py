@@ -36,7 +36,7 @@ class Placement:
         self._placed.pop(relay, None)
 
     def _least_busy(self) -> RelayCpus:
-        load = Counter({cpu: 0 for cpu in self.cpus})
+        load = Counter(dict.fromkeys(self.cpus, 0))
         for placed in self._placed.values():
             load[placed.vf_to_vm] += 1
             load[placed.vm_to_vf] += 1

@@ -19,6 +19,7 @@ from typing import Any
 
 from vio4wd.dpdk_ffi.eal import Eal, EalOptions
 from vio4wd.dpdk_ffi.loader import load
+from vio4wd.dpdk_ffi.log import LogLevel
 from vio4wd.errors import ForwarderError, ProtocolError
 from vio4wd.relay.channel import Channel, ChannelLogHandler
 from vio4wd.relay.compiled_cache import use_cache
@@ -51,6 +52,7 @@ class Worker:
                 worker_cpus=options.worker_cpus,
                 file_prefix=options.name,
                 huge_dir=Path(options.huge_dir) if options.huge_dir else None,
+                log_level=LogLevel.INFO if options.log_level <= logging.DEBUG else LogLevel.NOTICE,
                 vfio_vf_token=options.vfio_vf_token or None,
             )
         )
@@ -71,7 +73,7 @@ class Worker:
         """Begin a command; answers False when the worker is to end."""
         if command.op == "stop":
             return False
-        operation, thread = {
+        operations: dict[str, tuple[Callable[..., dict[str, Any] | None], ThreadPoolExecutor]] = {
             "add_port": (self._add_port, self._port_thread),
             "remove_port": (self._remove_port, self._port_thread),
             "attach": (self._attach, self._guest_thread),
@@ -80,7 +82,8 @@ class Worker:
             "resume": (self._resume, self._guest_thread),
             "place": (self._place, self._guest_thread),
             "set_log_level": (self._set_log_level, self._guest_thread),
-        }.get(command.op, (self._unknown, self._guest_thread))
+        }
+        operation, thread = operations.get(command.op, (self._unknown, self._guest_thread))
         thread.submit(self._run, command, operation)
         return True
 

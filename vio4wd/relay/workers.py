@@ -28,7 +28,7 @@ class Slot:
     """A place for one worker process, which successive processes take: the relays it carries and the ports it has."""
 
     number: int
-    process: WorkerProcess
+    process: WorkerProcess = field(init=False)
     relays: set[int] = field(default_factory=set)
     ports: int = 0
     started: float = 0.0
@@ -77,7 +77,7 @@ class Workers:
         Raises:
             StartupError: it cannot run here.
         """
-        slot = Slot(len(self._slots), WorkerProcess.__new__(WorkerProcess))
+        slot = Slot(len(self._slots))
         slot.process = self._make(slot)
         await slot.process.start()
         slot.started = time.monotonic()

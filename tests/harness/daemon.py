@@ -1,0 +1,95 @@
+"""The real daemon with its own directories, and the tools that talk to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from harness.process import Child
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("config", "port_control", "stats")
+
+
+class Daemon:
+    """A running virtio-forwarder: worker on CPU 1 (CPU 0 where there is one only), master on CPU 0."""
+
+    def __init__(self, directory: Path, *, ready: bool = True, **settings: str) -> None:
+        self.directory = directory
+        self.sockets = directory / "sockets"
+        self.sockets.mkdir(exist_ok=True)
+        self.config = directory / "virtioforwarder"
+        self.config.write_text("".join(f"{key}={value}\n" for key, value in (self._defaults() | settings).items()))
+        self.child = Child(
+            [sys.executable, ROOT / "scripts" / "virtio-forwarder", "--nodaemon", "--config", self.config],
+            directory / "daemon.log",
+        )
+        if ready:
+            try:
+                self.child.wait_for_log("READY", 60)
+            except BaseException:
+                self.child.stop()
+                raise
+
+    def _defaults(self) -> dict[str, str]:
+        endpoints = {f"VIRTIOFWD_ZMQ_{name.upper()}_EP": self.endpoint(name) for name in SERVICES}
+        return endpoints | {
+            "VIRTIOFWD_CPU_MASK": str(min(1, psutil.cpu_count() - 1)),
+            "VIRTIOFWD_MASTER_LCORE": "0",
+            "VIRTIOFWD_SOCKET_DIR": str(self.sockets),
+            "VIRTIOFWD_SOCKET_OWNER": "",
+            "VIRTIOFWD_SOCKET_GROUP": "",
+            "VIRTIOFWD_PID_DIR": str(self.directory),
+            "VIRTIOFWD_HUGETLBFS_MOUNT_POINT": "/dev/hugepages",
+            "VIRTIOFWD_MRGBUF": "y",
+        }
+
+    def endpoint(self, name: str) -> str:
+        """The ZeroMQ endpoint of a service."""
+        return f"ipc://{self.directory}/{name}"
+
+    def socket(self, relay: int) -> Path:
+        """The vhost-user socket of a relay."""
+        return self.sockets / f"virtio-forwarder{relay}.sock"
+
+    def tool(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a tool of scripts/ by its name without ``virtioforwarder_`` and ``.py``."""
+        script = ROOT / "scripts" / f"virtioforwarder_{name}.py"
+        return subprocess.run(
+            [sys.executable, script, *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+
+    def port_control(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the port control tool against this daemon."""
+        return self.tool("port_control", *arguments, f"--zmq_ep={self.endpoint('port_control')}")
+
+    def add(self, relay: int, devargs: str) -> None:
+        """Put a device on a relay; AssertionError if the daemon refuses."""
+        done = self.port_control("add", f"--virtio-id={relay}", f"--devargs={devargs}")
+        assert done.returncode == 0, done.stderr + done.stdout + self.child.log[-2000:]
+
+    def remove(self, relay: int, devargs: str) -> None:
+        """Take a device off a relay."""
+        done = self.port_control("remove", f"--virtio-id={relay}", f"--devargs={devargs}")
+        assert done.returncode == 0, done.stderr + done.stdout + self.child.log[-2000:]
+
+    def stats(self, *, delay: int = 0) -> dict[str, str]:
+        """The flat statistics as a dictionary; keys without the ``cpu_N.`` part."""
+        done = self.tool("stats", f"--stats-ep={self.endpoint('stats')}", f"--delay={delay}")
+        assert done.returncode == 0, done.stderr
+        pairs = (line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+        return {".".join(part for part in key.split(".") if not part.startswith("cpu_")): value for key, value in pairs}
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes."""
+        return [
+            child
+            for child in psutil.Process(self.child.pid).children()
+            if "vio4wd.relay.worker" in " ".join(child.cmdline())
+        ]
+
+    def stop(self) -> int:
+        """End it; answers the exit status."""
+        return self.child.stop()

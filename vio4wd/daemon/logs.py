@@ -1,0 +1,44 @@
+"""The daemon's log: standard error with systemd's priority prefixes or time stamps, or syslog."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+
+LEVELS = (
+    logging.CRITICAL, logging.CRITICAL, logging.CRITICAL, logging.ERROR,
+    logging.WARNING, logging.INFO, logging.INFO, logging.DEBUG,
+)  # fmt: skip
+"""Python's level for each syslog threshold 0..7."""
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+
+class _JournalFormatter(logging.Formatter):
+    """``<priority>logger: message``, as sd-daemon(3) describes for services' standard error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        lines = super().format(record).splitlines() or [""]
+        return "\n".join(f"<{priority}>{line}" for line in lines)
+
+
+def configure(level: int, *, syslog: bool) -> None:
+    """Set up logging for a threshold of 0 (least) to 7 (most verbose)."""
+    handler: logging.Handler
+    if syslog:
+        handler = logging.handlers.SysLogHandler("/dev/log", facility=logging.handlers.SysLogHandler.LOG_DAEMON)
+        handler.setFormatter(logging.Formatter("virtio-forwarder[%(process)d]: %(name)s: %(message)s"))
+    elif "JOURNAL_STREAM" in os.environ:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+
+
+def set_level(level: int) -> None:
+    """Change the threshold, 0..7."""
+    logging.getLogger().setLevel(LEVELS[level])

@@ -1,0 +1,149 @@
+"""The supervisor: brings up workers, sockets and services in order, waits, and takes them down again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from vio4wd import __version__
+from vio4wd.config.model import Config
+from vio4wd.daemon import logs
+from vio4wd.daemon.control import start_port_control
+from vio4wd.daemon.features import disabled_features
+from vio4wd.daemon.host import PidFile, check_hugepages, check_socket_directory, huge_directory
+from vio4wd.daemon.relays import Relays
+from vio4wd.daemon.services import start_services
+from vio4wd.errors import StartupError
+from vio4wd.notify import ServiceNotifier
+from vio4wd.relay.interface import RELAYS
+from vio4wd.relay.lanes import LaneTable
+from vio4wd.relay.placement import Placement
+from vio4wd.relay.ports import JUMBO_MTU, STANDARD_MTU
+from vio4wd.relay.worker_options import WorkerOptions
+from vio4wd.relay.workers import Workers
+from vio4wd.vhostuser.broker import Broker
+from vio4wd.vhostuser.endpoint import Endpoint, SocketMode
+
+log = logging.getLogger(__name__)
+
+STATUS_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Core:
+    """The parts that everything else stands on."""
+
+    relays: Relays
+    workers: Workers
+    broker: Broker
+
+
+class Supervisor:
+    """One run of the daemon with one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._notify = ServiceNotifier.from_environment()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop.
+
+        Raises:
+            StartupError: the daemon cannot run here; nothing is left behind.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        for warning in self._config.warnings:
+            log.warning("%s", warning)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._notify)
+            stack.callback(self._notify.stopping)
+            core = await self._start_core(stack)
+            await self._open_sockets(core)
+            await start_services(self._config, core.relays, core.workers, stack)
+            await start_port_control(self._config, core.relays, stack)
+            log.info(
+                "READY: virtio-forwarder %s on CPUs %s", __version__, ", ".join(map(str, core.relays.worker_cpus()))
+            )
+            self._notify.ready()
+            await self._serve(core)
+            log.info("stopping")
+
+    async def _start_core(self, stack: AsyncExitStack) -> _Core:
+        config = self._config
+        pid_file = PidFile(config.pid_file)
+        stack.callback(pid_file.remove)
+        check_socket_directory(config.socket_dir)
+        check_hugepages()
+        table = LaneTable.create()
+        relays = Relays(
+            table,
+            Placement(config.worker_cpus, config.cpu_pins),
+            self._endpoint,
+            dynamic_sockets=config.dynamic_sockets,
+        )
+        private = Path(tempfile.mkdtemp(prefix="vio4wd-", dir=_run_directory()))
+        stack.callback(shutil.rmtree, private, ignore_errors=True)
+        broker = Broker(relays, private)
+        workers = Workers(self._worker_options, table, relays)
+        relays.connect(workers, broker)
+        stack.push_async_callback(workers.stop)
+        stack.push_async_callback(broker.shutdown)
+        stack.push_async_callback(relays.close)
+        await workers.start()
+        return _Core(relays, workers, broker)
+
+    async def _open_sockets(self, core: _Core) -> None:
+        """Open every relay's socket, unless sockets come with port control."""
+        if self._config.dynamic_sockets:
+            return
+        for relay in range(RELAYS):
+            await core.relays.open_socket(relay, self._config.socket_path(relay))
+
+    async def _serve(self, core: _Core) -> None:
+        while not self._stop.is_set():
+            active = sum(snapshot.active for snapshot in core.relays.snapshot())
+            self._notify.status(f"{active} of {RELAYS} relays active, {len(core.workers.slots)} worker processes")
+            try:
+                await asyncio.wait_for(self._stop.wait(), STATUS_INTERVAL_S)
+            except TimeoutError:
+                continue
+
+    def _endpoint(self, path: Path) -> Endpoint:
+        mode = SocketMode.CLIENT if self._config.vhost_client else SocketMode.SERVER
+        return Endpoint(path, mode, self._config.socket_owner, self._config.socket_group)
+
+    def _worker_options(self, name: str) -> WorkerOptions:
+        config = self._config
+        directory = huge_directory(config.huge_dir)
+        return WorkerOptions(
+            name=f"{name}-{os.getpid()}",
+            main_cpu=config.master_cpu,
+            worker_cpus=config.worker_cpus,
+            huge_dir=str(directory or ""),
+            mtu=JUMBO_MTU if config.jumbo else STANDARD_MTU,
+            log_level=logs.LEVELS[config.log_level],
+            idle_sleep_max_us=config.idle_sleep_max_us,
+            disabled_features=disabled_features(config),
+            ring_engine=config.ring_engine.value,
+            vfio_vf_token=config.vfio_vf_token or "",
+        )
+
+
+def _run_directory() -> Path:
+    """Where private sockets go: systemd's runtime directory, else one that only root can write."""
+    directory = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/virtio-forwarder")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"runtime directory {directory}: {error.strerror}") from error
+    return directory
