@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DescriptorLimits:
-    """How many descriptors a ring may have: ``least`` to ``most``, in steps of ``align``. Zeros: the driver has no say."""
+    """How many descriptors a ring may have: ``least`` to ``most``, in steps of ``align``."""
 
     least: int
     most: int
@@ -94,7 +94,7 @@ class EthPort:
         """Attach a device: a PCI address or ``net_null0``, with ``,key=value`` arguments.
 
         Raises:
-            DpdkError: EEXIST, the process has it already; ENODEV, no such device or driver; others as the driver has them.
+            DpdkError: EEXIST, the process has it already; ENODEV, no such device or driver; others from the driver.
         """
         dpdk = load()
         name = devargs.split(",", 1)[0]

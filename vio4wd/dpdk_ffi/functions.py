@@ -190,4 +190,4 @@ LIBRARIES: Mapping[str, Mapping[str, Signature]] = {
     "vhost": VHOST,
     "net_bond": BOND,
 }
-"""Libraries in the order in which they are loaded. ``log`` is a library of its own from 23.11; before it is in ``eal``."""
+"""Libraries in the order in which they are loaded. ``log`` is one of its own from 23.11, before it is in ``eal``."""

@@ -1,8 +1,8 @@
 """The compiled function that stdio calls for every message that DPDK logs.
 
 It runs on whatever thread logs, lcores in their loop included, so it must not need the interpreter: it puts the
-message with its level and type into a pipe that does not block, and counts it as dropped when the pipe is full. stdio holds the
-stream's lock meanwhile, so there is one writer at a time.
+message with its level and type into a pipe that does not block, and counts it as dropped when the pipe is full.
+stdio holds the stream's lock meanwhile, so there is one writer at a time.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
 _LOG = logging.getLogger(__name__)
+_NB: Any = numba
+types = _NB.types
 
 FD, WRITE, LEVEL, LOGTYPE, SEQUENCE, DROPPED = range(6)
-"""Words of the cookie: descriptor of the pipe; addresses of write(2), rte_log_cur_msg_loglevel and ..._logtype; records so far; records lost."""
+"""Words of the cookie: descriptor of the pipe; addresses of write(2), rte_log_cur_msg_loglevel and
+rte_log_cur_msg_logtype; records so far; records lost."""
 HEADER = 8
 """First word of the record, behind those: bytes of text, level, type, sequence; then the text."""
 TEXT_BYTES = 4000
@@ -27,7 +30,7 @@ TEXT = HEADER + 4
 WORDS = TEXT + TEXT_BYTES // 8
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _call_int(_context: Any, _address: Any) -> Any:
     """``int f(void)`` at an address."""
 
@@ -38,7 +41,7 @@ def _call_int(_context: Any, _address: Any) -> Any:
     return types.int32(types.int64), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _call_write(_context: Any, _address: Any, _fd: Any, _data: Any, _size: Any) -> Any:
     """``ssize_t write(int, const void *, size_t)`` at an address."""
     word = ir.IntType(64)
@@ -51,21 +54,25 @@ def _call_write(_context: Any, _address: Any, _fd: Any, _data: Any, _size: Any) 
     return types.int64(types.int64, types.int64, types.int64, types.int64), build
 
 
+_CALL_INT: Any = _call_int
+_CALL_WRITE: Any = _call_write
+
+
 def _write(cookie: Any, text: Any, size: int) -> int:
     """cookie_write_function_t of fopencookie(3)."""
-    words = carray(cookie, WORDS)
+    words = _NB.carray(cookie, WORDS)
     length = min(size, TEXT_BYTES)
     words[HEADER] = length
-    words[HEADER + 1] = _call_int(words[LEVEL])
-    words[HEADER + 2] = _call_int(words[LOGTYPE])
+    words[HEADER + 1] = _CALL_INT(words[LEVEL])
+    words[HEADER + 2] = _CALL_INT(words[LOGTYPE])
     words[SEQUENCE] += 1
     words[HEADER + 3] = words[SEQUENCE]
     target = words.view(np.uint8)
-    source = carray(text, length)
+    source = _NB.carray(text, length)
     for index in range(length):
         target[TEXT * 8 + index] = source[index]
     total = (TEXT - HEADER) * 8 + length
-    if _call_write(words[WRITE], words[FD], words.ctypes.data + HEADER * 8, total) != total:
+    if _CALL_WRITE(words[WRITE], words[FD], words.ctypes.data + HEADER * 8, total) != total:
         words[DROPPED] += 1
     return size
 
@@ -76,7 +83,7 @@ _SIGNATURE = types.int64(types.CPointer(types.int64), types.CPointer(types.uint8
 def compile_writer() -> Any:
     """The compiled function, from numba's cache on disk where that can be used."""
     try:
-        return cfunc(_SIGNATURE, cache=True, error_model="numpy")(_write)
+        return _NB.cfunc(_SIGNATURE, cache=True, error_model="numpy")(_write)
     except RuntimeError as error:
         _LOG.info("compiled without a cache: %s", error)
-        return cfunc(_SIGNATURE, error_model="numpy")(_write)
+        return _NB.cfunc(_SIGNATURE, error_model="numpy")(_write)

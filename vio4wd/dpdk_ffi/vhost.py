@@ -36,6 +36,10 @@ class VhostFlags(enum.IntFlag):
     NET_STATS_ENABLE = 1 << 9
 
 
+SERVER = VhostFlags(0)
+"""Listen, and take front ends one after the other."""
+
+
 class VhostCallbacks(Protocol):
     """Events of a driver's devices. They come on DPDK's vhost thread, which does nothing else until they return.
 
@@ -106,7 +110,7 @@ class VhostDriver:
         return f"VhostDriver({self.path})"
 
     @classmethod
-    def register(cls, path: Path | str, flags: VhostFlags = VhostFlags(0)) -> VhostDriver:
+    def register(cls, path: Path | str, flags: VhostFlags = SERVER) -> VhostDriver:
         """Register a path: with CLIENT one to connect to, else one to listen on. ``start`` sets it going.
 
         Raises:
@@ -205,7 +209,7 @@ class VringInfo:
 
 @dataclass(frozen=True)
 class Region:
-    """Guest memory: guest physical, front end's and our own address of the same ``size`` bytes, and the mapping under it."""
+    """Guest memory: the guest's, the front end's and our own address of ``size`` bytes, and the mapping under them."""
 
     guest_phys_addr: int
     guest_user_addr: int
@@ -288,7 +292,7 @@ class VhostDevice:
         return out.value
 
     def ring_base(self, ring: int) -> tuple[int, int]:
-        """The ring's indexes: next available entry to take, next used entry to write (packed: bit 15 is the wrap counter)."""
+        """The ring's indexes: next available entry to take, next used entry to write; bit 15 wraps in packed rings."""
         avail, used = ctypes.c_uint16(), ctypes.c_uint16()
         self._call("rte_vhost_get_vring_base", ring, avail, used)
         return avail.value, used.value
