@@ -191,9 +191,8 @@ class EthPort:
         self._dpdk.call(self.name, "rte_eth_dev_stop", self.port_id)
 
     def close(self) -> None:
-        """Free the queues and the port; the device stays attached. Stops a started port first."""
-        if self._started:
-            self.stop()
+        """Stop the port and free its queues and its number; the device stays attached."""
+        self.stop()
         self._dpdk.call(self.name, "rte_eth_dev_close", self.port_id)
 
     def remove(self) -> None:
