@@ -1,0 +1,177 @@
+"""A throw-away Debian machine with systemd as its init, made by mmdebstrap and booted by systemd-nspawn."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROOTS = Path("/var/cache/virtio-forwarder-tests")
+MACHINE_PACKAGES = ("systemd-sysv", "dbus", "procps")
+BOOT_TIMEOUT_S = 60
+
+
+class MachineUnavailable(Exception):
+    """Such a machine cannot be made here; the message says why."""
+
+
+def _output(*command: str, timeout: float = 60) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout).stdout
+
+
+def _require(condition: object, reason: str) -> None:
+    if not condition:
+        raise MachineUnavailable(reason)
+
+
+def _debian_mirror() -> tuple[str, str]:
+    """Code name of this Debian and the mirror that its own apt uses."""
+    release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
+    _require(release, "/etc/os-release names no Debian release")
+    assert release is not None
+    codename = release[1]
+    filters = ("Created-By: Packages", "Origin: Debian", f"Codename: {codename}")
+    mirrors = _output("apt-get", "indextargets", *filters, "--format", "$(REPO_URI)").split()
+    _require(mirrors, f"apt has no Debian mirror for {codename}")
+    return codename, mirrors[0]
+
+
+def machine_root() -> Path:
+    """The root directory of a small Debian with systemd and what scripts/setup installs; made once and kept.
+
+    Raises:
+        MachineUnavailable: it cannot be made on this host.
+    """
+    for tool in ("mmdebstrap", "systemd-nspawn", "apt-get"):
+        _require(shutil.which(tool), f"{tool} is not installed (scripts/setup --dev installs it)")
+    _require(os.geteuid() == 0, "needs root")
+    packages = [*MACHINE_PACKAGES, *_output(str(CHECKOUT / "scripts" / "setup"), "--packages").split()]
+    codename, mirror = _debian_mirror()
+    digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    ROOTS.mkdir(parents=True, exist_ok=True)
+    root = ROOTS / f"{codename}-{digest}"
+    with (ROOTS / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not root.exists():
+            _make_root(root, codename, mirror, packages)
+    return root
+
+
+def _make_root(root: Path, codename: str, mirror: str, packages: Sequence[str]) -> None:
+    unfinished = root.with_suffix(".new")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    options = ["--variant=minbase", f"--include={','.join(packages)}", "--quiet"]
+    done = subprocess.run(
+        ["mmdebstrap", *options, codename, str(unfinished), mirror],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    _require(done.returncode == 0, f"mmdebstrap failed: {done.stderr[-500:]}")
+    unfinished.rename(root)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A booted machine; ``init_pid`` is its systemd as this host sees it."""
+
+    init_pid: int
+
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a command inside; stdout and stderr come together in ``stdout``."""
+        done = subprocess.run(
+            ["nsenter", "--target", str(self.init_pid), "--all", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}"
+        return done
+
+    def unit_property(self, unit: str, name: str) -> str:
+        """A property of a unit, as ``systemctl show`` prints it."""
+        return self.run("systemctl", "show", "--property", name, "--value", unit).stdout.strip()
+
+    def journal(self, unit: str) -> str:
+        """All that a unit has logged."""
+        return self.run("journalctl", "--no-pager", "--output", "cat", "--unit", unit).stdout
+
+
+def wait_until(condition: object, what: str, timeout_s: float = 20) -> None:
+    """Poll a callable until it answers something true; an AssertionError names ``what`` when it does not in time."""
+    assert callable(condition)
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.1)
+
+
+def _child_of(pid: int) -> int | None:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else None
+
+
+@contextmanager
+def booted_machine(log: Path) -> Iterator[Machine]:
+    """Boot a fresh machine with this checkout (read-only, at its own path) and the host's hugepages in it.
+
+    Its changes are kept in memory and lost at the end. It has its own network namespace. Console output goes to ``log``.
+
+    Raises:
+        MachineUnavailable: systemd-nspawn does not work on this host.
+    """
+    command = ["systemd-nspawn", f"--directory={machine_root()}", "--boot", "--volatile=overlay", "--register=no"]
+    command += [
+        "--keep-unit",
+        "--console=pipe",
+        "--private-network",
+        "--capability=all",
+        f"--machine=vio4wd-{os.getpid()}",
+    ]
+    command += ["--bind=/dev/hugepages", f"--bind-ro={CHECKOUT}", "--quiet"]
+    with log.open("wb") as console:
+        nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+    try:
+        yield _wait_for_boot(nspawn, log)
+    finally:
+        _power_off(nspawn)
+
+
+def _wait_for_boot(nspawn: subprocess.Popen[bytes], log: Path) -> Machine:
+    deadline = time.monotonic() + BOOT_TIMEOUT_S
+    state = "no init process"
+    while time.monotonic() < deadline:
+        _require(nspawn.poll() is None, f"systemd-nspawn cannot run here: {log.read_text(errors='replace')[-500:]}")
+        init = _child_of(nspawn.pid)
+        if init is not None:
+            machine = Machine(init)
+            state = machine.run("systemctl", "is-system-running", check=False).stdout.strip()
+            if state in ("running", "degraded"):
+                return machine
+        time.sleep(0.2)
+    raise MachineUnavailable(f"the machine did not boot in {BOOT_TIMEOUT_S} s ({state})")
+
+
+def _power_off(nspawn: subprocess.Popen[bytes]) -> None:
+    """Ask its systemd to power off (SIGRTMIN+4), and end nspawn, which ends all in it, where that takes too long."""
+    if nspawn.poll() is None and (init := _child_of(nspawn.pid)) is not None:
+        os.kill(init, signal.SIGRTMIN + 4)
+    with suppress(subprocess.TimeoutExpired):
+        nspawn.wait(timeout=30)
+    if nspawn.poll() is None:
+        nspawn.kill()
+        nspawn.wait(timeout=10)
