@@ -1,8 +1,9 @@
 """The VM side in a worker: rte_vhost sessions, and what their callbacks mean for lanes.
 
-Callbacks come on rte_vhost's own thread. ``destroy_device`` returns only when no lane uses the guest. The session
-broker pauses a relay before messages that change its rings, so the other callbacks find its lanes off: rte_vhost calls
-some of them while it holds ring locks that a running lane would spin on.
+Callbacks come on rte_vhost's own thread, some while it holds the very ring locks that its functions and a running lane
+take. So they only note what has changed; the thread that carries out commands reads the rings afterwards. The one
+exception is ``destroy_device``: it returns only when no lane uses the guest. The session broker pauses a relay before
+messages that change its rings, and resumes it after them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class _Session:
     driver: VhostDriver
     vid: int | None = None
     running: bool = False
+    announced: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
     enabled: set[int] = field(default_factory=set)
 
 
@@ -37,6 +40,7 @@ class Guests:
     """The vhost-user sessions of a worker, at most one a relay.
 
     ``mempool`` gives the address of a relay's buffers; ``notify(relay, connected, numa_node)`` tells the supervisor;
+    ``submit(function, relay)`` has the thread that carries out guests' commands call a function;
     ``disabled_features`` is a mask of virtio features that are not offered.
     """
 
@@ -45,11 +49,13 @@ class Guests:
         lanes: LaneControl,
         mempool: Callable[[int], int],
         notify: Callable[[int, bool, int], None],
+        submit: Callable[[Callable[[int], None], int], object],
         disabled_features: int,
     ) -> None:
         self._lanes = lanes
         self._mempool = mempool
         self._notify = notify
+        self._submit = submit
         self._disabled = disabled_features
         self._sessions: dict[str, _Session] = {}
         self._by_vid: dict[int, _Session] = {}
@@ -97,7 +103,7 @@ class Guests:
     def refresh(self, relay: int) -> None:
         """Read the relay's rings from rte_vhost anew, if a guest is running."""
         for session in list(self._sessions.values()):
-            if session.relay == relay and session.running:
+            if session.relay == relay:
                 self._update(session)
 
     # rte_vhost's callbacks
@@ -117,11 +123,9 @@ class Guests:
     def new_device(self, vid: int) -> None:
         """The guest's rings are ready."""
         session = self._by_vid[vid]
-        session.running = True
-        self._update(session)
-        node = VhostDevice(vid).numa_node()
-        log.info("relay %d: guest is up (%d rings, NUMA node %d)", session.relay, VhostDevice(vid).vring_num(), node)
-        self._notify(session.relay, True, node)
+        with session.lock:
+            session.running = True
+        self._later(session)
 
     def destroy_device(self, vid: int) -> None:
         """The guest's rings stop; when this returns no lane uses them."""
@@ -134,33 +138,51 @@ class Guests:
             session.enabled.add(ring)
         else:
             session.enabled.discard(ring)
-        if session.running:
-            self._update(session)
+        self._later(session)
 
     def features_changed(self, vid: int, features: int) -> None:
-        """Dirty logging starts or ends; rte_vhost's own functions heed it."""
-        if self._by_vid[vid].running:
-            self._update(self._by_vid[vid])
+        """Dirty logging starts or ends."""
+        self._later(self._by_vid[vid])
+
+    def _later(self, session: _Session) -> None:
+        if session.running:
+            self._submit(self.refresh, session.relay)
 
     def _update(self, session: _Session) -> None:
-        assert session.vid is not None
-        device = VhostDevice(session.vid)
-        features = device.negotiated_features()
-        rings = []
-        for index in range(device.vring_num()):
-            enabled = index in session.enabled
-            size = device.vring(index).size if enabled else 0
-            if enabled:
-                device.enable_guest_notification(index, False)
-            rings.append(GuestRing(index, size, enabled))
-        packed, mergeable = bool(features >> _F_RING_PACKED & 1), bool(features >> _NET_F_MRG_RXBUF & 1)
-        view = GuestView(session.vid, tuple(rings), packed, mergeable)
-        self._lanes.set(session.relay, guest=view, mempool=self._mempool(session.relay))
+        """Bring the lanes in line with the session, if its guest is still running."""
+        with session.lock:
+            if not session.running or session.vid is None:
+                return
+            view = _view(session.vid, session.enabled)
+            mempool = self._mempool(session.relay)
+            self._lanes.set(session.relay, guest=view, mempool=mempool)
+            if not session.announced:
+                session.announced = True
+                node = VhostDevice(session.vid).numa_node()
+                log.info("relay %d: guest is up (%d rings, NUMA node %d)", session.relay, len(view.rings), node)
+                self._notify(session.relay, True, node)
 
     def _stop(self, session: _Session) -> None:
-        if not session.running:
-            return
-        session.running = False
-        self._lanes.set(session.relay, guest=None)
-        log.info("relay %d: guest is down", session.relay)
-        self._notify(session.relay, False, -1)
+        with session.lock:
+            if not session.running:
+                return
+            session.running = False
+            self._lanes.set(session.relay, guest=None)
+            if session.announced:
+                session.announced = False
+                log.info("relay %d: guest is down", session.relay)
+                self._notify(session.relay, False, -1)
+
+
+def _view(vid: int, enabled: set[int]) -> GuestView:
+    """The guest as rte_vhost has it now. Kicks are switched off, since lanes poll."""
+    device = VhostDevice(vid)
+    features = device.negotiated_features()
+    rings = []
+    for index in range(device.vring_num()):
+        up = index in enabled
+        if up:
+            device.enable_guest_notification(index, False)
+        rings.append(GuestRing(index, device.vring(index).size if up else 0, up))
+    packed, mergeable = bool(features >> _F_RING_PACKED & 1), bool(features >> _NET_F_MRG_RXBUF & 1)
+    return GuestView(vid, tuple(rings), packed, mergeable)

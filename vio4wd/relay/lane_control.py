@@ -94,7 +94,7 @@ class LaneControl:
             WorkerError: an lcore hangs.
         """
         with self._lock:
-            state = self._relays.setdefault(relay, _Relay())
+            state = self._relays.get(relay) or self._adopt(relay)
             before = state.sides
             state.sides = edit(before)
             if state.sides != before:
@@ -103,6 +103,17 @@ class LaneControl:
     def set(self, relay: int, **fields: object) -> None:
         """``change`` that replaces the named fields of RelaySides."""
         self.change(relay, lambda sides: replace(sides, **fields))  # type: ignore[arg-type]
+
+    def _adopt(self, relay: int) -> _Relay:
+        """Begin with a relay whose lanes another worker may have left as they were when it died."""
+        for index in relay_lanes(relay):
+            lane = self._table.lanes[index]
+            lane["mode"] = LaneMode.OFF
+            lane["not_connected_pkts"] += lane["held_count"]
+            lane["not_connected_bytes"] += lane["held_bytes"]
+            lane["held_count"] = lane["held_bytes"] = 0
+        self._relays[relay] = _Relay()
+        return self._relays[relay]
 
     def _switch(self, relay: int, state: _Relay) -> None:
         new = _plan(relay, state.sides)

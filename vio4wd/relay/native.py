@@ -46,8 +46,8 @@ def native(result: Any, *parameters: Any) -> Any:
 def loader(bits: int, *, acquire: bool = False, once: bool = False) -> Any:
     """Make ``load(address)`` for compiled code: an unsigned integer of ``bits``, widened to intp.
 
-    With ``acquire`` the load is atomic, never moved or merged by the compiler, and orders what follows it. With ``once``
-    it is atomic without an order: the compiler may move it, but never does it a second time.
+    With ``acquire`` the load is atomic, never moved or merged by the compiler, and orders what follows it. With
+    ``once`` it is atomic without an order: the compiler may move it, but never does it a second time.
     """
     width = ir.IntType(bits)
     ordering = "acquire" if acquire else "monotonic"

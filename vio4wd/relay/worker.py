@@ -61,11 +61,13 @@ class Worker:
         self._lcores = Lcores(self._eal, functions, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
         self._lanes = LaneControl(table, self._lcores)
         self._ports = Ports(self._lanes, mtu=options.mtu, in_use=self._has_guest)
-        self._guests = Guests(self._lanes, self._ports.mempool, self._guest_changed, options.disabled_features)
-        self._loop = compile_loop(cached=use_cache(Path(options.cache_dir) if options.cache_dir else None) is not None)
-        self._lcores.start(self._loop.address)
         self._port_thread = ThreadPoolExecutor(1, "ports")
         self._guest_thread = ThreadPoolExecutor(1, "guests")
+        self._guests = Guests(
+            self._lanes, self._ports.mempool, self._guest_changed, self._guest_later, options.disabled_features
+        )
+        self._loop = compile_loop(cached=use_cache(Path(options.cache_dir) if options.cache_dir else None) is not None)
+        self._lcores.start(self._loop.address)
         ready = {"pid": os.getpid(), "abi": dpdk.abi, "dpdk": dpdk.version, "tsc_hz": self._eal.tsc_hz}
         channel.send(Event("ready", ready | {"max_ports": dpdk.max_ports}))
 
@@ -113,6 +115,17 @@ class Worker:
 
     def _guest_changed(self, relay: int, connected: bool, numa_node: int) -> None:
         self._channel.send(Event("guest", {"relay": relay, "connected": connected, "numa_node": numa_node}))
+
+    def _guest_later(self, function: Callable[[int], None], relay: int) -> None:
+        def guarded() -> None:
+            try:
+                function(relay)
+            except ForwarderError as error:
+                log.error("relay %d: the guest's rings cannot be taken over: %s", relay, error)
+            except Exception:
+                log.exception("relay %d: the guest's rings cannot be taken over", relay)
+
+        self._guest_thread.submit(guarded)
 
     def _add_port(self, relay: int, **attachment: Any) -> dict[str, Any]:
         return {"numa_node": self._ports.add(relay, attachment_from_json(attachment))}

@@ -1,0 +1,130 @@
+"""Chains of descriptors turned into lists of checked pieces, for every shape of buffer. Compiled by numba.
+
+VIRTIO 1.2, sections 2.7.5 (split descriptors) and 2.8.1 to 2.8.7 (packed ones).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+
+from vio4wd.relay.direct.guest_memory import MAX_PIECES, add_pieces, fetch64, translate
+from vio4wd.relay.direct.ring_record import RingRule
+
+DESC_BYTES = 16
+DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
+DESC_SHAPE = DESC_NEXT | DESC_WRITE | DESC_INDIRECT
+DESC_AVAIL, DESC_USED = 1 << 7, 1 << 15
+"""Flags of descriptors; the last two of packed ones."""
+
+HAND_OVER = 1000
+"""Minus this, in place of minus a rule: nothing is wrong, but the library engine must do it."""
+
+MAX_STEPS = MAX_PIECES
+"""Descriptors of one chain; also bounds those of length 0, which give no piece."""
+
+_HEAD, _NEXT, _LENGTH = int(RingRule.HEAD), int(RingRule.NEXT), int(RingRule.CHAIN_LENGTH)
+_DIRECTION = int(RingRule.DIRECTION)
+_TABLE_ADDRESS = int(RingRule.INDIRECT_ADDRESS)
+_TABLE_LENGTH = int(RingRule.INDIRECT_LENGTH)
+_TABLE_FLAGS = int(RingRule.INDIRECT_FLAGS)
+
+
+@numba.njit(error_model="numpy")
+def find_table(ring: Any, guest: int, length: int) -> Any:
+    """Find an indirect table; answers (host address, descriptors), or (minus a rule or HAND_OVER, 0)."""
+    if length == 0 or length & (DESC_BYTES - 1):
+        return -_TABLE_LENGTH, 0
+    host, room = translate(ring, guest)
+    if room == 0:
+        return -_TABLE_ADDRESS, 0
+    if room < length:
+        next_host, next_room = translate(ring, guest + room)
+        return (-HAND_OVER if next_room else -_TABLE_ADDRESS), 0
+    return host, length // DESC_BYTES
+
+
+@numba.njit(error_model="numpy")
+def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> Any:
+    """Add the buffer that starts at descriptor ``head`` to the ``count`` pieces.
+
+    ``writable`` is DESC_WRITE for buffers that the guest receives into, else 0. Answers (pieces, bytes of this buffer),
+    or (minus a rule or HAND_OVER, the descriptor).
+    """
+    table, entries, index, total = ring.descriptors, ring.size, head, 0
+    for step in range(MAX_STEPS):
+        if index >= entries:
+            return -(_HEAD if step == 0 else _NEXT), index
+        guest, rest = fetch64(table + DESC_BYTES * index), fetch64(table + DESC_BYTES * index + 8)
+        length, flags = rest & 0xFFFFFFFF, (rest >> 32) & 0xFFFF
+        if flags & DESC_INDIRECT:
+            if step or flags & DESC_NEXT:
+                return -_TABLE_FLAGS, index
+            table, entries = find_table(ring, guest, length)
+            if table < 0:
+                return table, index
+            index = 0
+            continue
+        if flags & DESC_WRITE != writable:
+            return -_DIRECTION, index
+        count = add_pieces(ring, guest, length, pieces, count)
+        if count < 0:
+            return count, index
+        total += length
+        if not flags & DESC_NEXT:
+            return count, total
+        index = (rest >> 48) & 0xFFFF
+    return -_LENGTH, head
+
+
+@numba.njit(error_model="numpy")
+def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: int, writable: int) -> Any:
+    """Add the descriptors of a packed ring's indirect table; answers (pieces, bytes), or (minus a rule, 0)."""
+    table, entries = find_table(ring, guest, length)
+    if table < 0:
+        return table, 0
+    if entries > MAX_STEPS:
+        return -_LENGTH, 0
+    total = 0
+    for i in range(entries):
+        start, rest = fetch64(table + DESC_BYTES * i), fetch64(table + DESC_BYTES * i + 8)
+        flags = (rest >> 48) & 0xFFFF
+        if flags & DESC_INDIRECT:
+            return -_TABLE_FLAGS, 0
+        if flags & DESC_WRITE != writable:
+            return -_DIRECTION, 0
+        count = add_pieces(ring, start, rest & 0xFFFFFFFF, pieces, count)
+        if count < 0:
+            return count, 0
+        total += rest & 0xFFFFFFFF
+    return count, total
+
+
+@numba.njit(error_model="numpy")
+def walk_packed(ring: Any, slot: int, pieces: int, count: int, writable: int) -> Any:
+    """Add the available buffer that starts at ``slot`` to the ``count`` pieces.
+
+    Answers (pieces, bytes of this buffer, slots that it takes, buffer id), or (minus a rule or HAND_OVER, slot, 0, 0).
+    """
+    total, index = 0, slot
+    for step in range(min(MAX_STEPS, ring.size)):
+        descriptor = ring.descriptors + DESC_BYTES * index
+        rest = fetch64(descriptor + 8)
+        guest = fetch64(descriptor)
+        length, flags, buffer = rest & 0xFFFFFFFF, (rest >> 48) & 0xFFFF, (rest >> 32) & 0xFFFF
+        if flags & DESC_INDIRECT:
+            if step or flags & DESC_NEXT:
+                return -_TABLE_FLAGS, index, 0, 0
+            count, total = _walk_packed_table(ring, guest, length, pieces, count, writable)
+            return count, total, 1, buffer
+        if flags & DESC_WRITE != writable:
+            return -_DIRECTION, index, 0, 0
+        count = add_pieces(ring, guest, length, pieces, count)
+        if count < 0:
+            return count, index, 0, 0
+        total += length
+        if not flags & DESC_NEXT:
+            return count, total, step + 1, buffer
+        index = index + 1 if index + 1 < ring.size else 0
+    return -_LENGTH, slot, 0, 0

@@ -1,0 +1,169 @@
+"""The only ways in which the direct engine touches guest memory.
+
+A guest can change its memory at any moment, also between two reads. So everything that is decided upon is fetched once,
+by ``fetch`` functions, into locals; the compiler cannot repeat these loads. Packet data is copied and never looked at.
+Addresses of the guest are turned into our own by ``translate`` only, which answers how far one may go from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from vio4wd.relay.direct.ring_record import RingRule
+from vio4wd.relay.native import load64, loader, store64, storer
+
+fetch16 = loader(16, once=True)
+"""``fetch16(address)``: one 16-bit field, once."""
+
+fetch16_acquire = loader(16, acquire=True)
+"""``fetch16_acquire(address)``: an index of the guest; what the guest wrote before it is seen after it."""
+
+fetch64 = loader(64, once=True)
+"""``fetch64(address)``: half a descriptor, once."""
+
+fetch64_acquire = loader(64, acquire=True)
+"""``fetch64_acquire(address)``: the half of a packed descriptor that has its flags."""
+
+_ADDRESS, _CHAIN_LENGTH = int(RingRule.ADDRESS), int(RingRule.CHAIN_LENGTH)
+
+VECTOR_BYTES = 32
+
+# A piece of a buffer: host address and length, 8 bytes each.
+PIECE_BYTES = 16
+MAX_PIECES = 256
+"""Pieces of the buffers for one packet; as many as rte_vhost takes."""
+
+
+def _copy_vector(typing: Any, destination: Any, source: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), VECTOR_BYTES // 8).as_pointer()
+        loaded = builder.load(builder.inttoptr(values[1], vector), align=1)
+        builder.store(loaded, builder.inttoptr(values[0], vector), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+def _copy_vectors(typing: Any, destination: Any, source: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), VECTOR_BYTES // 8).as_pointer()
+        steps = [ir.Constant(ir.IntType(64), VECTOR_BYTES * i) for i in range(4)]
+        loaded = [builder.load(builder.inttoptr(builder.add(values[1], step), vector), align=1) for step in steps]
+        for step, value in zip(steps, loaded, strict=True):
+            builder.store(value, builder.inttoptr(builder.add(values[0], step), vector), align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+_copy32 = intrinsic(_copy_vector)
+_copy128 = intrinsic(_copy_vectors)
+_load8, _store8 = loader(8), storer(8)
+
+
+@numba.njit(error_model="numpy")
+def _copy_short(destination: int, source: int, length: int) -> None:
+    """Copy fewer than 32 bytes, exactly."""
+    for i in range(length >> 3):
+        store64(destination + 8 * i, load64(source + 8 * i))
+    for i in range(length & ~7, length):
+        _store8(destination + i, _load8(source + i))
+
+
+@numba.njit(error_model="numpy")
+def copy(destination: int, source: int, length: int) -> None:
+    """Copy exactly ``length`` bytes between our own memory and a piece of the guest's.
+
+    The last vector overlaps what is copied already, so that nothing beyond either end is touched.
+    """
+    if length < VECTOR_BYTES:
+        _copy_short(destination, source, length)
+        return
+    done = 0
+    while done + 4 * VECTOR_BYTES <= length:
+        _copy128(destination + done, source + done)
+        done += 4 * VECTOR_BYTES
+    while done + VECTOR_BYTES <= length:
+        _copy32(destination + done, source + done)
+        done += VECTOR_BYTES
+    if done < length:
+        _copy32(destination + length - VECTOR_BYTES, source + length - VECTOR_BYTES)
+
+
+@numba.njit(error_model="numpy")
+def translate(ring: Any, guest: int) -> Any:
+    """Find a guest physical address; answers (host address, bytes from there to the region's end), (0, 0) if nowhere.
+
+    Arithmetic is modulo 2**64, and regions end below 2**63: an offset that fits in a region is the true one.
+    """
+    offset = guest - ring.region_guest
+    if 0 <= offset < ring.region_bytes:
+        return ring.region_host + offset, ring.region_bytes - offset
+    for i in range(ring.regions):
+        offset = guest - ring.guest_addresses[i]
+        if 0 <= offset < ring.region_sizes[i]:
+            ring.region_guest = ring.guest_addresses[i]
+            ring.region_bytes = ring.region_sizes[i]
+            ring.region_host = ring.host_addresses[i]
+            return ring.region_host + offset, ring.region_bytes - offset
+    return 0, 0
+
+
+@numba.njit(error_model="numpy")
+def add_pieces(ring: Any, guest: int, length: int, pieces: int, count: int) -> Any:
+    """Add a descriptor's memory to the ``count`` pieces at ``pieces``; answers their new count, or minus a RingRule.
+
+    A descriptor that runs from one region into an adjacent one becomes two pieces.
+    """
+    while length > 0:
+        host, room = translate(ring, guest)
+        if room == 0:
+            return -_ADDRESS
+        if count == MAX_PIECES:
+            return -_CHAIN_LENGTH
+        part = min(length, room)
+        store64(pieces + PIECE_BYTES * count, host)
+        store64(pieces + PIECE_BYTES * count + 8, part)
+        count += 1
+        guest += part
+        length -= part
+    return count
+
+
+@numba.njit(error_model="numpy")
+def copy_from_pieces(pieces: int, count: int, skip: int, destination: int, length: int) -> None:
+    """Copy ``length`` bytes, ``skip`` bytes into the pieces, to our own memory. The pieces must have that many."""
+    for i in range(count):
+        if length <= 0:
+            return
+        size = load64(pieces + PIECE_BYTES * i + 8)
+        if skip < size:
+            part = min(size - skip, length)
+            copy(destination, load64(pieces + PIECE_BYTES * i) + skip, part)
+            destination += part
+            length -= part
+            skip = 0
+        else:
+            skip -= size
+
+
+@numba.njit(error_model="numpy")
+def copy_to_pieces(pieces: int, count: int, skip: int, source: int, length: int) -> None:
+    """Copy ``length`` bytes of our own memory to ``skip`` bytes into the pieces. The pieces must have that much room."""
+    for i in range(count):
+        if length <= 0:
+            return
+        size = load64(pieces + PIECE_BYTES * i + 8)
+        if skip < size:
+            part = min(size - skip, length)
+            copy(load64(pieces + PIECE_BYTES * i) + skip, source, part)
+            source += part
+            length -= part
+            skip = 0
+        else:
+            skip -= size

@@ -1,0 +1,96 @@
+"""The record from which compiled code works one ring of a guest, in the shared lane table beside the lane's own record.
+
+Positions are as in VHOST_USER_SET_VRING_BASE: for split rings the free-running 16-bit index, for packed rings the slot
+with the wrap counter in bit 15. The engine uses buffers in order and gives each back in the burst that took it, so one
+position stands for the available side and for the used side.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+MAX_REGIONS = 16
+"""Memory regions of a guest; rte_vhost takes 8."""
+
+RING = np.dtype(
+    [
+        # what the session has negotiated; written while the lane is quiescent
+        ("descriptors", "i8"),  # host addresses of the ring's three parts
+        ("available", "i8"),  # packed: driver event suppression
+        ("used", "i8"),  # packed: device event suppression
+        ("size", "i4"),
+        ("call_fd", "i4"),  # -1: the guest polls
+        ("packed", "i1"),
+        ("mergeable", "i1"),  # VIRTIO_NET_F_MRG_RXBUF
+        ("event_index", "i1"),  # VIRTIO_RING_F_EVENT_IDX
+        ("guest_offloads", "i1"),  # headers from the guest may ask for checksums or segmentation
+        ("header_bytes", "i4"),  # of the virtio-net header: 10 or 12
+        # where the engine is
+        ("position", "i4"),  # next buffer to use
+        ("published", "i4"),  # what the guest has been told: ``position`` but within a burst
+        ("limit", "i4"),  # split: end of what the guest offered when the burst began
+        ("announced", "i4"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
+        ("first_slot", "i8"),  # packed: address of the first used descriptor of the burst, 0: none
+        ("first_word", "i8"),  # packed: its second word, which is written last
+        ("unsynced", "i4"),  # buffers used since rte_vhost last noted where it is
+        ("idle_polls", "i4"),  # polls that found nothing, until rte_vhost gets its turn
+        # the region that the last buffers were in, and all of them
+        ("region_guest", "i8"),
+        ("region_bytes", "i8"),
+        ("region_host", "i8"),
+        ("regions", "i4"),
+        ("rule", "i4"),  # RingRule that the guest broke, 0: none
+        ("head", "i4"),  # the descriptor or index where it did
+        # for whoever takes over when this process dies: ``saved`` counts; where ``saving`` differs from it, the guest
+        # may have been told of everything up to there already
+        ("saving", "i4"),
+        ("saved", "i4"),
+        ("loaded", "i4"),  # 1 while the engine works this ring: the fields above are the truth
+        # what it did
+        ("simple_pkts", "u8"),
+        ("general_pkts", "u8"),
+        ("handed_bursts", "u8"),
+        ("guest_addresses", "i8", (MAX_REGIONS,)),
+        ("region_sizes", "i8", (MAX_REGIONS,)),
+        ("host_addresses", "i8", (MAX_REGIONS,)),
+    ],
+    align=True,
+)
+
+RING_OFFSETS: dict[str, int] = {name: RING.fields[name][1] for name in RING.names or ()}  # type: ignore[index]
+"""Field -> offset in bytes from the ring record's address."""
+
+
+class RingRule(enum.IntEnum):
+    """Rules that every ring must keep. A lane whose ring breaks one is switched off until the guest resets it."""
+
+    KEPT = 0
+    AVAILABLE_INDEX = 1
+    HEAD = 2
+    NEXT = 3
+    CHAIN_LENGTH = 4
+    ADDRESS = 5
+    DIRECTION = 6
+    INDIRECT_ADDRESS = 7
+    INDIRECT_LENGTH = 8
+    INDIRECT_FLAGS = 9
+    TOO_SHORT = 10
+    TOO_LONG = 11
+
+
+RULE_TEXTS = {
+    RingRule.AVAILABLE_INDEX: "the available index is more than the ring's size ahead",
+    RingRule.HEAD: "the available ring names a descriptor that is not in the ring",
+    RingRule.NEXT: "a chain goes on at a descriptor that is not in its table",
+    RingRule.CHAIN_LENGTH: "a chain is longer than its table, or has more pieces than are taken",
+    RingRule.ADDRESS: "a descriptor is outside the guest's memory",
+    RingRule.DIRECTION: "a descriptor is readable where it must be writable, or the other way round",
+    RingRule.INDIRECT_ADDRESS: "an indirect table is outside the guest's memory",
+    RingRule.INDIRECT_LENGTH: "an indirect table is empty or not made of whole descriptors",
+    RingRule.INDIRECT_FLAGS: "an indirect table is named by a descriptor with other flags, or by another table",
+    RingRule.TOO_SHORT: "a buffer has no room for the packet's header, or nothing behind it",
+    RingRule.TOO_LONG: "a packet is longer than any that the guest may send",
+}
+"""What a fault event says."""
