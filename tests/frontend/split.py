@@ -104,5 +104,7 @@ class SplitRing:
             return 0
 
     def close(self) -> None:
-        os.close(self.kick_fd)
-        os.close(self.call_fd)
+        for fd in (self.kick_fd, self.call_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.kick_fd = self.call_fd = -1

@@ -179,6 +179,7 @@ class Session:
                     await self._attach()
                     self._set_state(SessionState.RUNNING)
                 if self._pending is None:
+                    await asyncio.sleep(0)  # a flood must not starve the other sessions
                     self._pending = await self._next_request()
                     codec.check(self._pending, self._options.max_rings)
                     self._record.check(self._pending)
@@ -191,7 +192,6 @@ class Session:
         while True:
             message = self._front.try_receive()
             if message is not None:
-                await asyncio.sleep(0)  # a flood must not starve the other sessions
                 return message
             if self._paused:
                 with contextlib.suppress(TimeoutError):
