@@ -26,7 +26,8 @@ def run(command: click.Command) -> int:
     """Run a tool and answer its exit status: 0 done, 1 failed (said on stderr), 2 used wrongly; never anything else."""
     try:
         answer = command.main(standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
