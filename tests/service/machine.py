@@ -129,7 +129,8 @@ def _child_of(pid: int) -> int | None:
 def booted_machine(log: Path) -> Iterator[Machine]:
     """Boot a fresh machine with this checkout (read-only, at its own path) and the host's hugepages in it.
 
-    Its changes are kept in memory and lost at the end. It has its own network namespace. Console output goes to ``log``.
+    Its changes are kept in memory and lost at the end. It has its own network namespace. Console output goes
+    to ``log``.
 
     Raises:
         MachineUnavailable: systemd-nspawn does not work on this host.
