@@ -75,6 +75,7 @@ class Supervisor:
                 "READY: virtio-forwarder %s on CPUs %s", __version__, ", ".join(map(str, core.relays.worker_cpus()))
             )
             self._notify.ready()
+            core.workers.prepare_spare()
             await self._serve(core)
             log.info("stopping")
 

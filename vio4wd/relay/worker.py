@@ -36,6 +36,9 @@ from vio4wd.relay.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
+CLOSE_LIMIT_S = 1.8
+"""A worker that takes longer to release everything is ended by the kernel, which releases it too."""
+
 
 class Worker:
     """Carries out the supervisor's commands.
@@ -193,6 +196,7 @@ def main() -> int:
     try:
         _serve(worker, channel, wakeup)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT_S)  # SIGALRM's default action ends a process that hangs
         worker.close()
     return 0
 

@@ -38,21 +38,15 @@ class CommandError(WorkerError):
 class WorkerProcess:
     """One worker process, from start to end.
 
-    ``on_event`` gets every event but log lines; ``on_exit`` is called once when a started worker has ended, for
-    whatever reason but ``stop``.
+    Set ``on_event`` to get every event but log lines, and ``on_exit`` to be called once when a started worker has
+    ended, for whatever reason but ``stop``.
     """
 
-    def __init__(
-        self,
-        options: WorkerOptions,
-        lanes_fd: int,
-        on_event: Callable[[Event], None],
-        on_exit: Callable[[], None],
-    ) -> None:
+    def __init__(self, options: WorkerOptions, lanes_fd: int) -> None:
         self._options = options
         self._lanes_fd = lanes_fd
-        self._on_event = on_event
-        self._on_exit = on_exit
+        self.on_event: Callable[[Event], None] = lambda event: None
+        self.on_exit: Callable[[], None] = lambda: None
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._process: asyncio.subprocess.Process | None = None
@@ -165,7 +159,7 @@ class WorkerProcess:
             self._started.set_exception(StartupError(str(error)))
         elif not self._stopping:
             log.error("%s", error)
-            self._on_exit()
+            self.on_exit()
 
     def _disconnect(self) -> None:
         if self._channel is not None:
@@ -213,4 +207,4 @@ class WorkerProcess:
         elif event.event == "failed" and self._started is not None:
             self._started.set_exception(StartupError(event.args["message"]))
         else:
-            self._on_event(event)
+            self.on_event(event)

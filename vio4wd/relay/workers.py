@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from vio4wd.relay.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-RESTART_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
+RESTART_DELAYS_S = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 """Waits before a worker is started again, growing while it dies young; the last repeats."""
 
 YOUNG_S = 30.0
@@ -33,7 +33,6 @@ class Slot:
     ports: int = 0
     started: float = 0.0
     young_deaths: int = 0
-    up: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def call(self, op: str, **args: Any) -> dict[str, Any]:
         """See WorkerProcess.call."""
@@ -61,7 +60,8 @@ class Workers:
         self._table = table
         self._listener = listener
         self._slots: list[Slot] = []
-        self._restarts: dict[int, asyncio.Task[None]] = {}
+        self._spare: WorkerProcess | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._growing = asyncio.Lock()
         self._stopping = False
@@ -78,10 +78,7 @@ class Workers:
             StartupError: it cannot run here.
         """
         slot = Slot(len(self._slots))
-        slot.process = self._make(slot)
-        await slot.process.start()
-        slot.started = time.monotonic()
-        slot.up.set()
+        await self._fill(slot)
         self._slots.append(slot)
         return slot
 
@@ -109,43 +106,78 @@ class Workers:
     async def stop(self) -> None:
         """End all worker processes."""
         self._stopping = True
-        for task in self._restarts.values():
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(slot.process.stop() for slot in self._slots))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        processes = [slot.process for slot in self._slots]
+        if self._spare is not None:
+            processes.append(self._spare)
+        await asyncio.gather(*(process.stop() for process in processes))
 
-    def _make(self, slot: Slot) -> WorkerProcess:
+    def prepare_spare(self) -> None:
+        """Have a process ready, in the background, for the next worker that dies or is needed in addition."""
+        if self._spare is None and not self._stopping:
+            self._run(self._start_spare())
+
+    async def _start_spare(self) -> None:
+        process = self._make()
+        try:
+            await process.start()
+        except StartupError as error:
+            log.warning("no spare worker process: %s", error)
+            return
+        except asyncio.CancelledError:
+            await process.kill()
+            raise
+        process.on_exit = self._spare_lost
+        self._spare = process
+
+    def _spare_lost(self) -> None:
+        self._spare = None
+
+    def _make(self) -> WorkerProcess:
         self._generation += 1
-        name = f"vio4wd-{self._generation}"
-        return WorkerProcess(
-            self._options(name),
-            self._table.fd,
-            lambda event: self._listener.worker_event(slot, event),
-            lambda: self._exited(slot),
-        )
+        return WorkerProcess(self._options(f"vio4wd-{self._generation}"), self._table.fd)
+
+    async def _fill(self, slot: Slot) -> None:
+        """Give a slot the spare process, or else a new one.
+
+        Raises:
+            StartupError: a new one could not be started.
+        """
+        process, self._spare = self._spare, None
+        if process is None:
+            process = self._make()
+            await process.start()
+        process.on_event = lambda event: self._listener.worker_event(slot, event)
+        process.on_exit = lambda: self._exited(slot)
+        slot.process = process
+        slot.started = time.monotonic()
 
     def _exited(self, slot: Slot) -> None:
-        slot.up.clear()
         young = time.monotonic() - slot.started < YOUNG_S
         slot.young_deaths = slot.young_deaths + 1 if young else 0
         self._listener.worker_lost(slot)
         if not self._stopping:
-            self._restarts[slot.number] = asyncio.get_running_loop().create_task(self._restart(slot))
+            self._run(self._restart(slot))
 
     async def _restart(self, slot: Slot) -> None:
-        attempt = slot.young_deaths
+        attempt = max(slot.young_deaths - 1, 0)
         while True:
             await asyncio.sleep(RESTART_DELAYS_S[min(attempt, len(RESTART_DELAYS_S) - 1)])
             attempt += 1
-            slot.process = self._make(slot)
             try:
-                await slot.process.start()
+                await self._fill(slot)
+                break
             except StartupError as error:
                 log.error("worker process %d cannot be started again: %s", slot.number, error)
-                continue
-            slot.started = time.monotonic()
-            slot.up.set()
-            await self._guarded(slot, self._listener.worker_back(slot))
-            return
+        await self._guarded(slot, self._listener.worker_back(slot))
+        self.prepare_spare()
+
+    def _run(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, slot: Slot, work: Awaitable[None]) -> None:
         try:
