@@ -1,0 +1,146 @@
+"""The throughput benchmark; see ``bench/throughput``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from harness.daemon import Daemon
+from harness.process import Child, wait_for
+from harness.testpmd import Testpmd
+
+FCS_BYTES = 4
+IMIX = "imix"
+IMIX_FRAMES = (64,) * 7 + (594,) * 4 + (1518,)
+"""The simple Internet mix: 7 small, 4 medium, 1 large frame."""
+
+FRONT_CPU, FORWARDER_CPU = 0, 1
+RELAY = 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One run of one contestant: packets per second, each way."""
+
+    contestant: str
+    frame: str
+    to_vm_pps: float
+    to_vf_pps: float
+
+    @property
+    def total_pps(self) -> float:
+        return self.to_vm_pps + self.to_vf_pps
+
+
+def source_devargs(frame: str, directory: Path) -> str:
+    """Devargs of a software VF that generates frames of this size (with FCS, as on the wire)."""
+    if frame != IMIX:
+        return f"net_null0,size={int(frame) - FCS_BYTES},copy=0"
+    capture = directory / "imix.pcap"
+    with capture.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for size in IMIX_FRAMES:
+            length = size - FCS_BYTES
+            file.write(struct.pack("<IIII", 0, 0, length, length) + bytes(12) + b"\x08\x00" + bytes(length - 14))
+    return f"net_pcap0,rx_pcap={capture},infinite_rx=1"
+
+
+@contextmanager
+def relay(engine: str, devargs: str, directory: Path) -> Iterator[Path]:
+    """Our daemon with one relay; yields the vhost-user socket."""
+    daemon = Daemon(directory, VIRTIOFWD_RING_ENGINE=engine, VIRTIOFWD_CPU_MASK=str(FORWARDER_CPU))
+    try:
+        daemon.add(RELAY, devargs)
+        yield daemon.socket(RELAY)
+    finally:
+        daemon.stop()
+
+
+@contextmanager
+def testpmd_peer(devargs: str, directory: Path) -> Iterator[Path]:
+    """dpdk-testpmd as the forwarder; yields the vhost-user socket."""
+    sock = directory / "peer.sock"
+    arguments = [
+        "dpdk-testpmd", "--lcores", f"0@{FRONT_CPU},1@{FORWARDER_CPU}", "--no-pci", "--in-memory", "-m", "512",
+        "--vdev", devargs, "--vdev", f"net_vhost0,iface={sock},queues=1", "--",
+        "--forward-mode=io", "--nb-cores=1", "--total-num-mbufs=16384", "--no-mlockall", "--stats-period=60",
+    ]  # fmt: skip
+    peer = Child(arguments, directory / "peer.log")
+    try:
+        wait_for(sock.is_socket, 20, "the peer's socket")
+        yield sock
+    finally:
+        peer.stop()
+
+
+def measure(contestant: str, frame: str, seconds: float) -> Figure:
+    """Run one contestant."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        devargs = source_devargs(frame, directory)
+        forwarder = (
+            testpmd_peer(devargs, directory) if contestant == "testpmd" else relay(contestant, devargs, directory)
+        )
+        with forwarder as sock:
+            front = Testpmd(sock, directory, cpu=FRONT_CPU)
+            try:
+                front.command("start", "io packet forwarding")
+                time.sleep(1)
+                first, begun = front.counters(), time.monotonic()
+                time.sleep(seconds)
+                second, elapsed = front.counters(), time.monotonic() - begun
+            finally:
+                front.stop()
+    received, sent = (second[f"{way}-packets"] - first[f"{way}-packets"] for way in ("RX", "TX"))
+    return Figure(contestant, frame, received / elapsed, sent / elapsed)
+
+
+def ratio(figures: list[Figure], ours: str, peer: str, frame: str) -> float:
+    """Median over the pairs of our rate by the peer's."""
+    rates = {c: [f.total_pps for f in figures if (f.contestant, f.frame) == (c, frame)] for c in (ours, peer)}
+    return statistics.median(mine / its for mine, its in zip(rates[ours], rates[peer], strict=True))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--pairs", default=5, show_default=True, help="Rounds in which every contestant runs once.")
+@click.option("--seconds", default=4.0, show_default=True, help="Measured time of each run.")
+@click.option("--frames", default="64,256,1518,imix", show_default=True, help="Frame sizes in bytes, FCS included.")
+@click.option("--contestants", default="direct,library,testpmd", show_default=True, help="The first is compared.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
+def command(pairs: int, seconds: float, frames: str, contestants: str, json_path: Path | None) -> None:
+    """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size."""
+    names, sizes = contestants.split(","), frames.split(",")
+    figures: list[Figure] = []
+    click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>21}" for name in names) + "   (Mpps to VM / to VF)")
+    for frame in sizes:
+        for pair in range(pairs):
+            row = [measure(name, frame, seconds) for name in names]
+            figures += row
+            cells = "  ".join(f"{f.to_vm_pps / 1e6:>9.2f} / {f.to_vf_pps / 1e6:>9.2f}" for f in row)
+            click.echo(f"{frame:>6} {pair + 1:>4}  {cells}")
+    if json_path is not None:
+        json_path.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
+    for frame in sizes:
+        for other in names[1:-1]:
+            click.echo(f"ratio-{frame} {names[0]} to {other}: {ratio(figures, names[0], other, frame):.2f}")
+            click.echo(f"ratio-{frame} {other} to {names[-1]}: {ratio(figures, other, names[-1], frame):.2f}")
+        click.echo(f"ratio-{frame}: {ratio(figures, names[0], names[-1], frame):.2f}")
+    click.echo(f"ratio: {ratio(figures, names[0], names[-1], sizes[0]):.2f}")
+
+
+def main() -> int:
+    """Run the benchmark."""
+    command()
+    return 0
