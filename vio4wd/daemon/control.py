@@ -33,7 +33,8 @@ async def start_port_control(config: Config, relays: Relays, stack: AsyncExitSta
         monitor = OvsdbMonitor(str(config.ovsdb_socket), reconciler, DeviceResolver())
         _background("OVSDB monitor", monitor.run, stack)
     elif source is PortControl.COMMAND_FILE:
-        command_file = CommandFile(config.command_file, CommandRunner(relays, DeviceResolver(), reconciler.claimed_relays))
+        runner = CommandRunner(relays, DeviceResolver(), lambda: reconciler.claimed_relays)
+        command_file = CommandFile(config.command_file, runner)
         _background("command file", command_file.run, stack)
     others = [other.value for other in PortControl if other not in (source, PortControl.NONE)]
     log.info("port control by %s; not by %s", source.value, " or ".join(others))
