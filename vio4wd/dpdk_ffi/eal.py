@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,7 @@ class Eal:
         """
         _check_cpus(options)
         _check_huge_dir(options.huge_dir)
+        _check_token(options.vfio_vf_token)
         dpdk = load()
         log = LogStream.open(dpdk)
         arguments = ["virtio-forwarder", *options.arguments("bus_pci" in dpdk.drivers)]
@@ -186,6 +188,15 @@ def _check_huge_dir(huge_dir: Path | None) -> None:
             if hugetlbfs
             else f"mount it: mount -t hugetlbfs -o pagesize=2M none {huge_dir}",
         )
+
+
+def _check_token(token: str | None) -> None:
+    try:
+        uuid.UUID(token or str(uuid.UUID(int=0)))
+    except ValueError:
+        raise DpdkStartError(
+            errno.EINVAL, "vfio-vf-token", [f"{token!r} is not a UUID"], "it is the one given to vfio-pci with the PF"
+        ) from None
 
 
 def _hint(huge_dir: Path | None) -> str:
