@@ -14,6 +14,12 @@ from broker_thread import BrokerThread, wait_until  # noqa: E402  (needs the pat
 from fake_back_end import FakeBackEnd  # noqa: E402
 
 
+def open_files() -> list[str]:
+    return [
+        str(Path(f"/proc/self/fd/{fd}").readlink()) for fd in range(3, 256) if Path(f"/proc/self/fd/{fd}").is_symlink()
+    ]
+
+
 @pytest.fixture
 def socket_dir() -> Iterator[Path]:
     """A directory whose path is short enough for sockets."""
@@ -35,4 +41,7 @@ def broker(back: FakeBackEnd, socket_dir: Path) -> Iterator[BrokerThread]:
         yield thread
     finally:
         thread.stop()
-    wait_until(lambda: fd_count() <= before, f"{before} descriptors were open before, {fd_count()} are now")
+    try:
+        wait_until(lambda: fd_count() <= before, f"only the {before} descriptors of before are open")
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {open_files()}") from None

@@ -1,4 +1,4 @@
-"""A vhost-user back end in Python that moves no packets: it answers, notes what it sees in order, refuses or dies on request."""
+"""A vhost-user back end in Python that moves no packets: it answers, notes what it sees, refuses or dies on request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROTOCOL_FEATURES = (
 class FakeBackEnd:
     """Implements ``BackEnd``. ``log`` has an entry for each message (its name) and each pause, resume, attach, detach.
 
-    ``refuse``: requests that close the connection (or are acknowledged with 1). ``swallow``: requests that are never answered.
+    ``refuse``: requests that close the connection (or are acknowledged with 1). ``swallow``: those never answered.
     """
 
     def __init__(self) -> None:

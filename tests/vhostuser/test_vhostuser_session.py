@@ -211,6 +211,21 @@ def test_replay_restores_the_session(broker: BrokerThread, back: FakeBackEnd, to
         assert vm.stop_ring(1) == 65535
 
 
+def test_release_moves_a_running_session(broker: BrokerThread, back: FakeBackEnd) -> None:
+    with FrontEnd(broker.open()) as vm:
+        vm.handshake()
+        settled(back, vm)
+        back.bases = {0: 40, 1: 50}
+        back.log.clear()
+        broker.call(broker.broker.release(0))
+        assert back.log == ["pause", "GET_VRING_BASE", "GET_VRING_BASE", "detach", "resume"]
+        back.bases.clear()
+        replay(broker, back)
+        assert back.bases == {0: 40, 1: 50}
+        assert broker.started() == (0, 1)
+        vm.barrier()
+
+
 def test_request_in_flight_is_repeated_after_the_replay(broker: BrokerThread, back: FakeBackEnd) -> None:
     with FrontEnd(broker.open()) as vm:
         vm.handshake()

@@ -6,6 +6,7 @@ and ``SessionState``; ``backend.BackEnd`` is what the broker needs of workers.
 
 from vio4wd.vhostuser.broker import Broker
 from vio4wd.vhostuser.endpoint import Endpoint, EndpointError, SocketMode
-from vio4wd.vhostuser.session import Options, SessionState, SessionView
+from vio4wd.vhostuser.options import Options
+from vio4wd.vhostuser.session import SessionState, SessionView
 
 __all__ = ["Broker", "Endpoint", "EndpointError", "Options", "SessionState", "SessionView", "SocketMode"]

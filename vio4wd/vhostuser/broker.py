@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vio4wd.vhostuser.backend import BackEnd
 from vio4wd.vhostuser.endpoint import MAX_PATH_BYTES, Endpoint, EndpointError, Listener, SocketMode, connect, listen
-from vio4wd.vhostuser.session import Options, Session, SessionView
+from vio4wd.vhostuser.options import Options
+from vio4wd.vhostuser.session import Session, SessionView
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,17 @@ class Broker:
             session = self._session(relay)
             if session is not None:
                 session.worker_lost()
+
+    async def release(self, relay: int) -> None:
+        """Take a relay's session from its living worker, for a move to another one, where ``replay`` then puts it.
+
+        Lanes are paused, rings stopped exactly where they are, the connection closed and the worker detached when this
+        returns; new front ends wait as well. A worker that dies meanwhile is no error.
+        """
+        session = self._session(relay)
+        if session is not None:
+            await session.release()
+        self._lost.add(relay)
 
     async def replay(self, relay: int) -> None:
         """A worker for the relay is ready: attach the front end's session to it as it was, where there is a front end.
@@ -181,7 +193,6 @@ class _Port:
             if free:
                 self._serving = asyncio.create_task(self._serve(sock), name=f"front end of relay {self._relay}")
             else:
-                sock.close()
                 pid = self.session.peer_pid if self.session else 0
                 log.warning(
                     "relay %d: a second front end on %s is refused, pid %d uses it",
@@ -189,6 +200,7 @@ class _Port:
                     self.endpoint.path,
                     pid,
                 )
+                sock.close()
 
     async def _is_free(self) -> bool:
         """Wait a little for the front end that is there to leave."""

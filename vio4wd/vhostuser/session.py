@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -17,13 +16,13 @@ from typing import NoReturn
 from vio4wd.errors import ForwarderError, ProtocolError, WorkerError
 from vio4wd.vhostuser import codec
 from vio4wd.vhostuser.backend import BackEnd
+from vio4wd.vhostuser.backlink import BackLink, BackLost
 from vio4wd.vhostuser.channel import Channel, PeerClosed, resolve, wait_readable
 from vio4wd.vhostuser.codec import Message
-from vio4wd.vhostuser.endpoint import Endpoint, listen
+from vio4wd.vhostuser.options import Options
 from vio4wd.vhostuser.record import SessionRecord
 from vio4wd.vhostuser.requests import (
     FLAG_NEED_REPLY,
-    FLAG_REPLY,
     MAX_TABLE_REGIONS,
     WITHHELD_PROTOCOL_FEATURES,
     Request,
@@ -33,30 +32,8 @@ from vio4wd.vhostuser.ringbase import ring_base
 
 log = logging.getLogger(__name__)
 
-_NAMES_KEPT = 8
-
-
-@dataclass(frozen=True)
-class Options:
-    """Limits of sessions. Times are in seconds.
-
-    ``lost_grace`` is how long a closed back end may remain unexplained before the front end is taken to be refused;
-    ``batch_gap`` how long a pause waits for the front end's next message; ``replace_grace`` how long a second front end
-    waits for the first to leave.
-    """
-
-    max_queue_pairs: int = 32
-    max_memory_slots: int = 64
-    accept_timeout: float = 5.0
-    reply_delivery_timeout: float = 10.0
-    lost_grace: float = 0.5
-    batch_gap: float = 0.001
-    replace_grace: float = 1.0
-
-    @property
-    def max_rings(self) -> int:
-        """Rings of one device: two for each queue pair and the control ring."""
-        return 2 * self.max_queue_pairs + 1
+_HANG_UP_POLL_S = 0.05
+_ACKNOWLEDGED = bytes(8)
 
 
 class SessionState(enum.Enum):
@@ -87,10 +64,6 @@ class RefusedError(ForwarderError):
     """The back end closed the connection although its worker lives: it refused what the front end asked."""
 
 
-class BackLost(ForwarderError):
-    """The back end's connection is gone, for a reason not known yet."""
-
-
 class Session:
     """Owns a connected front end until it leaves. ``run`` is its only task; all else wakes that task.
 
@@ -105,32 +78,31 @@ class Session:
         self.state = SessionState.ATTACHING
         self._front = Channel(sock, codec.check_header)
         self.peer_pid = self._front.peer_pid
-        self._back: Channel | None = None
-        self._back_path: Path | None = None
-        self._back_end = back_end
-        self._new_path = new_path
+        self._back = BackLink(relay, back_end, new_path, self._readable, options.accept_timeout)
+        self._saved_base = back_end.saved_ring_base
         self._options = options
         self._record = SessionRecord()
-        self._paused = False
-        self._lost = False
         self._wake: asyncio.Future[None] | None = None
         self._replay: asyncio.Future[None] | None = None
+        self._release: asyncio.Future[None] | None = None
+        # Where rings stopped when the last worker released them.
+        self._bases: dict[int, int] = {}
+        # The request that is being carried: repeated after a replay, unless the record has it.
         self._pending: Message | None = None
-        self._unconfirmed: list[str] = []
 
     def view(self) -> SessionView:
         """The session's state for others to look at."""
         record = self._record
         started = tuple(record.started_rings)
         return SessionView(
-            self.relay,
-            self.state,
-            self.peer_pid,
-            record.features,
-            record.protocol_features,
-            started,
-            len({ring // 2 for ring in started}),
-            record.mtu,
+            relay=self.relay,
+            state=self.state,
+            peer_pid=self.peer_pid,
+            features=record.features,
+            protocol_features=record.protocol_features,
+            rings_started=started,
+            queue_pairs=len({ring // 2 for ring in started}),
+            mtu=record.mtu,
         )
 
     def front_left(self) -> bool:
@@ -139,16 +111,25 @@ class Session:
 
     def worker_lost(self) -> None:
         """The worker at the back died: keep the front end until ``replay``."""
-        self._lost = True
+        self._back.lost = True
         self._nudge()
 
+    async def release(self) -> None:
+        """Take the rings from a living worker in good order and leave it; the session then waits for ``replay``."""
+        if self._back.lost or self.state is SessionState.CLOSED:
+            return
+        if self._release is None:
+            self._release = asyncio.get_running_loop().create_future()
+        self._nudge()
+        await asyncio.shield(self._release)
+
     async def replay(self) -> None:
-        """Attach to a new worker and replay the session, if its worker was lost.
+        """Attach to a new worker and replay the session, if its worker was lost or has released it.
 
         Raises:
             WorkerError: the new worker failed as well; the session waits for another.
         """
-        if not self._lost or self.state is SessionState.CLOSED:
+        if not self._back.lost or self.state is SessionState.CLOSED:
             return
         if self._replay is None:
             self._replay = asyncio.get_running_loop().create_future()
@@ -162,10 +143,10 @@ class Session:
             await self._serve()
         except PeerClosed as error:
             log.info("relay %d: front end left: %s", self.relay, error)
-        except RefusedError as error:
-            log.warning("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
         except ProtocolError as error:
             log.warning("relay %d: front end (pid %d) is cut off: malformed %s", self.relay, self.peer_pid, error)
+        except RefusedError as error:
+            log.warning("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
         except ForwarderError as error:
             log.error("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
         finally:
@@ -174,9 +155,8 @@ class Session:
     async def _serve(self) -> NoReturn:
         while True:
             try:
-                if self._back is None:
-                    self._check_worker()
-                    await self._attach()
+                if not self._back.attached:
+                    await self._back.attach()
                     self._set_state(SessionState.RUNNING)
                 if self._pending is None:
                     await asyncio.sleep(0)  # a flood must not starve the other sessions
@@ -190,68 +170,48 @@ class Session:
     async def _next_request(self) -> Message:
         """The front end's next request. Ends a pause as soon as no request is there, and passes on stray answers."""
         while True:
+            if self._release is not None:
+                await self._hand_back()
             message = self._front.try_receive()
             if message is not None:
                 return message
-            if self._paused:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._readable(self._front), self._options.batch_gap)
-                    continue
-                await self._fence_and_resume()
+            if self._back.paused:
+                if not await self._readable_within(self._options.batch_gap, self._front):
+                    await self._back.resume()
                 continue
-            stray = self._from_back_now()
+            stray = self._back.receive_now()
             if stray is not None:
                 await self._answer(stray)
                 continue
-            await self._readable(self._front, self._need_back())
+            await self._readable(self._front, self._back.channel)
 
     async def _carry(self, message: Message) -> None:
         """Pass one request on, record it, and deliver its answer. Repeats nothing that the record would replay."""
         rule = rule_of(message.request)
-        wants_ack = bool(message.flags & FLAG_NEED_REPLY) and self._record.reply_ack
-        if rule.pause and not self._paused and self._record.started_rings:
-            self._paused = True
-            await self._back_end.pause(self.relay)
-        if rule.reply or wants_ack:
-            await self._to_back(message)
-            reply = await self._reply_to(message.request)
-            if rule.reply or reply.payload == bytes(8):
+        if rule.pause and self._record.started_rings:
+            await self._back.pause()
+        if rule.reply or (message.flags & FLAG_NEED_REPLY and self._record.reply_ack):
+            await self._back.send(message)
+            reply = await self._back.reply_to(message.request, self._answer)
+            if rule.reply or reply.payload == _ACKNOWLEDGED:
                 self._record.apply(message, reply)
             self._forget_pending()
-            self._unconfirmed.clear()
             await self._answer(reply)
         elif rule.recorded:
             self._record.apply(message)
             self._pending = None
             try:
-                await self._to_back(codec.without_need_reply(message))
+                await self._back.send(codec.without_need_reply(message))
             finally:
                 message.close()
         else:
-            await self._to_back(codec.without_need_reply(message))
+            await self._back.send(codec.without_need_reply(message))
             self._forget_pending()
 
     def _forget_pending(self) -> None:
         if self._pending is not None:
             self._pending.close()
             self._pending = None
-
-    async def _fence_and_resume(self) -> None:
-        """Wait until the back end has handled all it was sent, then let the device go on.
-
-        An answer to GET_FEATURES proves more than REPLY_ACK: rte_vhost acknowledges a request before it tells the
-        application of the change.
-        """
-        await self._fence()
-        await self._back_end.resume(self.relay)
-        self._paused = False
-
-    async def _fence(self) -> int:
-        await self._to_back(Message(Request.GET_FEATURES))
-        reply = await self._reply_to(Request.GET_FEATURES)
-        reply.close()
-        self._unconfirmed.clear()
-        return reply.u64
 
     async def _answer(self, reply: Message) -> None:
         """Give the front end an answer, within the broker's own limits."""
@@ -264,7 +224,7 @@ class Session:
             reply.close()
 
     def _limited(self, reply: Message) -> Message:
-        if len(reply.payload) != 8:
+        if len(reply.payload) != codec.U64.size:
             return reply
         match reply.request:
             case Request.GET_QUEUE_NUM:
@@ -278,80 +238,7 @@ class Session:
                 return reply
         return Message(reply.request, codec.U64.pack(value), reply.fds, reply.flags)
 
-    # The back end's side
-
-    def _need_back(self) -> Channel:
-        if self._back is None:
-            raise BackLost("there is no back end")
-        return self._back
-
-    async def _to_back(self, message: Message) -> None:
-        back = self._need_back()
-        self._unconfirmed = [*self._unconfirmed[-_NAMES_KEPT:], message.name]
-        try:
-            await back.send(message)
-        except PeerClosed as error:
-            raise BackLost(str(error)) from error
-
-    def _check_worker(self) -> None:
-        if self._lost:
-            raise BackLost("the worker is gone")
-
-    def _from_back_now(self) -> Message | None:
-        self._check_worker()
-        try:
-            return self._need_back().try_receive()
-        except (PeerClosed, ProtocolError) as error:
-            raise BackLost(str(error)) from error
-
-    async def _reply_to(self, request: int) -> Message:
-        """The back end's answer to ``request``; answers to others (unknown requests) go to the front end."""
-        while True:
-            message = self._from_back_now()
-            if message is None:
-                await self._readable(self._need_back())
-            elif message.request == request and message.flags & FLAG_REPLY:
-                return message
-            else:
-                await self._answer(message)
-
-    async def _attach(self) -> None:
-        """Have the worker connect to a fresh private socket."""
-        path = self._new_path()
-        listener = listen(Endpoint(path))
-        try:
-            self._back_path = path
-            await self._back_end.attach(self.relay, path)
-            async with asyncio.timeout(self._options.accept_timeout):
-                sock, _ = await asyncio.get_running_loop().sock_accept(listener.sock)
-            self._back = Channel(sock)
-        except TimeoutError:
-            raise BackLost("the worker did not connect") from None
-        finally:
-            listener.close()
-
-    async def _leave_back(self) -> None:
-        """Close the back end's connection and have a living worker forget it."""
-        if self._back is not None:
-            self._back.close()
-            self._back = None
-        path, self._back_path = self._back_path, None
-        if self._lost:
-            self._paused = False
-            return
-        if path is not None:
-            await self._ask_worker(self._back_end.detach(self.relay, path), "detach")
-        if self._paused:
-            self._paused = False
-            await self._ask_worker(self._back_end.resume(self.relay), "resume")
-
-    async def _ask_worker(self, command: Awaitable[None], what: str) -> None:
-        try:
-            await command
-        except WorkerError as error:
-            log.warning("relay %d: %s failed: %s", self.relay, what, error)
-
-    # A lost worker
+    # From one worker to the next
 
     async def _recover(self, cause: ForwarderError) -> None:
         """Return when the session was replayed into a new worker.
@@ -361,15 +248,15 @@ class Session:
             PeerClosed: the front end left meanwhile.
         """
         while True:
-            if not self._lost and not await self._is_lost_soon():
-                names = ", ".join(dict.fromkeys(self._unconfirmed[-_NAMES_KEPT:])) or "the connection"
-                raise RefusedError(f"the back end refused {names}: {cause}")
-            await self._leave_back()
+            if not self._back.lost and not await self._is_lost_soon():
+                raise RefusedError(f"the back end refused {self._back.suspects}: {cause}")
+            await self._back.leave()
+            self._settle_release()
             self._set_state(SessionState.ORPHANED)
             await self._replay_asked()
             replay, self._replay = self._replay, None
             assert replay is not None
-            self._lost = False
+            self._back.lost = False
             try:
                 await self._replay_now()
             except (BackLost, WorkerError) as error:
@@ -384,46 +271,62 @@ class Session:
                 return
 
     async def _is_lost_soon(self) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._options.lost_grace):
-                while not self._lost:
-                    await self._readable()
-        return self._lost
+        if not self._back.lost:
+            await self._readable_within(self._options.lost_grace)
+        return self._back.lost
+
+    async def _hand_back(self) -> None:
+        """Stop the rings where they are and leave the worker.
+
+        Raises:
+            BackLost: always; the session then waits for its replay.
+        """
+        await self._back.pause()
+        for ring in self._record.started_rings:
+            reply = await self._back.ask(codec.ring_message(Request.GET_VRING_BASE, ring, 0))
+            self._bases[ring] = codec.ring_state(reply)[1]
+            reply.close()
+        await self._back.leave()
+        self._back.lost = True
+        raise BackLost("the worker has released the session")
+
+    def _settle_release(self) -> None:
+        if self._release is not None:
+            resolve(self._release)
+            self._release = None
 
     async def _replay_asked(self) -> None:
         """Wait for ``replay``; the front end's messages wait in its socket meanwhile."""
         while self._replay is None:
             if self._front.hung_up():
                 raise PeerClosed("connection closed while it waited for a worker")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._readable(), 0.05)
+            await self._readable_within(_HANG_UP_POLL_S)
 
     async def _replay_now(self) -> None:
         self._set_state(SessionState.REPLAYING)
-        await self._attach()
+        await self._back.attach()
         record = self._record
-        offered = await self._fence()
-        missing = (record.features or 0) & ~offered
+        missing = (record.features or 0) & ~await self._back.fence()
         if missing:
             raise ForwarderError(f"the new worker lacks the negotiated features {missing:#x}")
         if record.protocol_features is not None:
-            await self._to_back(Message(Request.GET_PROTOCOL_FEATURES))
-            (await self._reply_to(Request.GET_PROTOCOL_FEATURES)).close()
-        self._paused = bool(record.started_rings)
-        if self._paused:
-            await self._back_end.pause(self.relay)
+            (await self._back.ask(Message(Request.GET_PROTOCOL_FEATURES))).close()
+        if record.started_rings:
+            await self._back.pause()
         for message in record.replay(self._base_of):
-            await self._to_back(message)
+            await self._back.send(message)
             if rule_of(message.request).reply:
-                (await self._reply_to(message.request)).close()
-        if self._paused:
-            await self._fence_and_resume()
-            _interrupt(record.call_fds())
+                (await self._back.reply_to(message.request)).close()
+        await self._back.resume()
+        self._bases.clear()
+        _interrupt(record.call_fds())
         self._set_state(SessionState.RUNNING)
         log.info("relay %d: session replayed, rings %s go on", self.relay, record.started_rings)
 
     def _base_of(self, ring: int) -> int:
-        return ring_base(self._record, ring, self._back_end.saved_ring_base(self.relay, ring))
+        if ring in self._bases:
+            return self._bases[ring]
+        return ring_base(self._record, ring, self._saved_base(self.relay, ring))
 
     # Waiting and ending
 
@@ -434,6 +337,15 @@ class Session:
             await wait_readable(self._wake, *channels)
         finally:
             self._wake = None
+
+    async def _readable_within(self, seconds: float, *channels: Channel) -> bool:
+        # Not asyncio.wait_for, which can lose a cancellation in Python 3.11.
+        try:
+            async with asyncio.timeout(seconds):
+                await self._readable(*channels)
+        except TimeoutError:
+            return False
+        return True
 
     def _nudge(self) -> None:
         if self._wake is not None:
@@ -450,8 +362,9 @@ class Session:
         self._forget_pending()
         self._record.close()
         try:
-            await self._leave_back()
+            await self._back.leave()
         finally:
+            self._settle_release()
             if self._replay is not None:
                 resolve(self._replay)
 
