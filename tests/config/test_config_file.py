@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vio4wd.config.file import ParsedFile, parse
 
 PRINT_KEY = 'n=${#K[@]}; builtin printf "%s\\0" "$n" "${K[@]}"'
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def bash_reads(text: str) -> tuple[str, ...] | None:

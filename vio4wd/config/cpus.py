@@ -9,8 +9,8 @@ from vio4wd.config.host import Host
 from vio4wd.config.kinds import BadValueError, Kind, Reading
 from vio4wd.relay.interface import RELAYS, RelayCpus
 
-_PIN = re.compile(r"(?:--virtio-cpu=)?([0-9]+):([0-9]+)(?:,([0-9]+))?\Z")
-_BITMAP = re.compile(r"0[xX][0-9a-fA-F]+\Z")
+_PIN = re.compile(r"(?:--virtio-cpu=)?([0-9]{1,6}):([0-9]{1,6})(?:,([0-9]{1,6}))?\Z")
+_BITMAP = re.compile(r"0[xX][0-9a-fA-F]{1,1024}\Z")
 
 
 def format_cpus(cpus: Iterable[int]) -> str:

@@ -18,7 +18,7 @@ SOCKET_PATH_MAX = 107
 
 _OFF = {"", "0", "n", "no", "off", "false"}
 _MOST_ID = 2**32 - 2
-_INTEGER = re.compile(r"[0-9]+\Z")
+_INTEGER = re.compile(r"[0-9]{1,10}\Z")
 _TCP = re.compile(r"tcp://(\*|[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})\Z")
 
 
