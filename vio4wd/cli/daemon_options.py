@@ -73,20 +73,16 @@ def make_command(run: Callable[[Invocation], int], version: Callable[[], str] = 
 
     @click.pass_context
     def command(context: click.Context, /, **values: Any) -> None:
-        overrides = dict(_overrides(values))
-        path: Path = values["config"] or DEFAULT_PATH
-        required = values["config"] is not None
         try:
-            config = _load(path, required, overrides)
+            invocation = _invocation(values)
         except ConfigError as error:
             for problem in str(error).splitlines():
                 click.echo(f"{NAME}: {problem}", err=True)
             context.exit(1)
         if values["check_config"]:
-            _print_config(config)
+            _print_config(invocation.config)
             context.exit(0)
-        mode = values["nodaemon"]
-        context.exit(run(Invocation(config, mode is not None, mode == LOG_SYSLOG, path, required, overrides)))
+        context.exit(run(invocation))
 
     show_version = click.Option(
         ["-v", "--version"], is_flag=True, expose_value=False, is_eager=True, callback=print_version,
@@ -99,6 +95,21 @@ def make_command(run: Callable[[Invocation], int], version: Callable[[], str] = 
         help="Relay packets between SR-IOV virtual functions and virtual machines. "
         f"The command line wins over the file {DEFAULT_PATH}.",
         context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _invocation(values: Mapping[str, Any]) -> Invocation:
+    path: Path = values["config"] or DEFAULT_PATH
+    required = values["config"] is not None
+    overrides = dict(_overrides(values))
+    mode = values["nodaemon"]
+    return Invocation(
+        config=_load(path, required, overrides),
+        nodaemon=mode is not None,
+        log_syslog=mode == LOG_SYSLOG,
+        config_path=path,
+        config_required=required,
+        overrides=overrides,
     )
 
 

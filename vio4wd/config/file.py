@@ -68,9 +68,11 @@ class _Scanner:
 
     @property
     def line(self) -> int:
+        """Number of the line at the position, from 1."""
         return self._text.count("\n", 0, self._at) + 1
 
     def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Match a pattern at the position."""
         return pattern.match(self._text, self._at)
 
     def _peek(self) -> str:

@@ -27,7 +27,7 @@ def _gid(name: str) -> int | None:
 
 
 def parse_cpu_list(text: str) -> frozenset[int]:
-    """Read the kernel's CPU list format, as in ``0-3,8`` (Documentation/core-api/... "List format")."""
+    """Read the kernel's CPU list format, as in ``0-3,8`` (Documentation/admin-guide/cputopology.rst)."""
     cpus: set[int] = set()
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")

@@ -221,8 +221,8 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS", "zmq_curve_client_keys", kinds.OPTIONAL_PATH, Section.ZMQ,
-        "Public keys of the clients that may use tcp:// endpoints: a directory of ZeroMQ certificates, or one of "
-        "them. Needed for tcp:// endpoints.",
+        "Directory of the public keys (ZeroMQ certificates, *.key) of the clients that may use tcp:// endpoints. "
+        "Needed for tcp:// endpoints.",
         example="/etc/virtio-forwarder/clients",
     ),
     KeySpec(

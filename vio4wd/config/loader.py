@@ -71,6 +71,7 @@ class _Loading:
         self._warnings: list[str] = []
 
     def config(self) -> Config:
+        """Convert and check all keys."""
         self._warn_of_unknown()
         values = {spec.field: self._value(spec) for spec in KEYS.values()}
         if not self._problems:
