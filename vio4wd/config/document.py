@@ -32,7 +32,8 @@ is wrong with it.
 
 The file has lines `KEY=value` and comments that begin with `#`; of several lines for one key the last wins. It is read
 as a shell reads assignments, but nothing in it is expanded or executed: single and double quotes and backslashes work,
-`$NAME`, `` `command` `` and `~` are errors unless quoted. A list is an array, `KEY=(one two three)`, which may
+`$NAME`, `` `command` `` and `~` are errors unless in single quotes or behind a backslash. An unquoted `;` in the middle
+of a value, as in `1:2;3:4`, is part of it. A list is an array, `KEY=(one two three)`, which may
 go over several lines and hold comments. Windows line ends are accepted. Unknown keys give a warning; the daemon does
 not start with a bad value, and names every one of them with its line.
 
