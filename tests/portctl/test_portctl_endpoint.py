@@ -94,6 +94,21 @@ def test_services_start_and_stop_without_leaking(tmp_path: Path) -> None:
     run(scenario)
 
 
+def test_nothing_is_left_of_a_socket_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+
+    async def scenario(context: zmq.asyncio.Context) -> None:
+        service = Service(f"ipc://{tmp_path}/x", Echo(), context=context, group_gid=1)
+        with pytest.raises(StartupError, match="cannot listen: Operation not permitted"):
+            await service.start()
+
+    run(scenario)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "stats"
     with socket.socket(socket.AF_UNIX) as dead:

@@ -286,7 +286,10 @@ def test_monitor_load_ends_on_ctrl_c(forwarder: Forwarder) -> None:
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
-        _, errors = process.communicate(timeout=MOST_S)
+        try:
+            _, errors = process.communicate(timeout=MOST_S)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (0, "") and time.monotonic() - started < 1
 
 

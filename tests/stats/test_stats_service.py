@@ -13,8 +13,8 @@ from vio4wd.devices import Bond, Device
 from vio4wd.errors import ProtocolError
 from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest, StatsResponse
 from vio4wd.relay.interface import RELAYS, DirectionCounters, RelayController, RelaySnapshot, VfState, VirtioState
-from vio4wd.stats.rates import DirectionRates, rates_between
-from vio4wd.stats.service import MAX_DELAY_MS, StatsService
+from vio4wd.stats.rates import MAX_DELAY_MS, DirectionRates, rates_between
+from vio4wd.stats.service import StatsService
 
 HZ = 1_000_000
 NOTHING = DirectionCounters()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import zmq
-import zmq.auth
 from google.protobuf.message import Message
 
 from vio4wd.errors import ForwarderError
+from vio4wd.portctl.keys import load_key_pair, load_public_key
 from vio4wd.portctl.proto import parse
 
 REPLY_TIMEOUT_S = 2.0
@@ -43,6 +45,7 @@ def ask(
     Raises:
         NoAnswerError: no answer within ``timeout_s``, an endpoint that cannot be used, or an answer that is none.
         ProtocolError: the answer is not a ``response_type``.
+        ConfigError: ``keys`` cannot be used.
     """
     frames = exchange(endpoint, request.SerializeToString(), timeout_s=timeout_s, keys=keys)
     if len(frames) != 1:
@@ -53,8 +56,9 @@ def ask(
 
 
 def exchange(endpoint: str, request: bytes, *, timeout_s: float, keys: ClientKeys | None = None) -> list[bytes]:
-    """Send one frame and receive the frames of the reply. Raises NoAnswerError."""
-    with zmq.Context() as context, connect(context, endpoint, timeout_s, keys) as socket:
+    """Send one frame and receive the frames of the reply. Raises NoAnswerError or ConfigError."""
+    with sockets() as context:
+        socket = connect(context, endpoint, timeout_s, keys)
         try:
             socket.send(request)
             return socket.recv_multipart()
@@ -64,35 +68,35 @@ def exchange(endpoint: str, request: bytes, *, timeout_s: float, keys: ClientKey
             ) from None
 
 
+@contextmanager
+def sockets() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    """A context that ends without waiting, whatever was left open in it by an error or an interrupt."""
+    context = zmq.Context()
+    try:
+        yield context
+    finally:
+        context.destroy(linger=0)
+
+
 def connect(
     context: zmq.Context[zmq.Socket[bytes]], endpoint: str, timeout_s: float, keys: ClientKeys | None
 ) -> zmq.Socket[bytes]:
-    """A REQ socket that never waits longer than ``timeout_s`` and does not linger. Raises NoAnswerError."""
+    """A REQ socket that never waits longer than ``timeout_s`` nor lingers. Raises NoAnswerError or ConfigError."""
     socket = context.socket(zmq.REQ)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVTIMEO, round(timeout_s * 1000))
     socket.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
+    if keys is not None:
+        _use_keys(socket, keys)
     try:
-        if keys is not None:
-            _use_keys(socket, keys)
         socket.connect(endpoint)
     except zmq.ZMQError as error:
-        socket.close()
         raise NoAnswerError(f"endpoint {endpoint}: {error.strerror}; must be as in ipc:///path/to/socket") from error
-    except NoAnswerError:
-        socket.close()
-        raise
     return socket
 
 
 def _use_keys(socket: zmq.Socket[bytes], keys: ClientKeys) -> None:
-    try:
-        server, _ = zmq.auth.load_certificate(keys.server)
-        public, secret = zmq.auth.load_certificate(keys.client)
-    except (OSError, ValueError) as error:
-        raise NoAnswerError(f"CURVE certificate: {error}") from error
-    if secret is None:
-        raise NoAnswerError(f"CURVE certificate {keys.client}: has no secret-key; give the .key_secret file")
-    socket.setsockopt(zmq.CURVE_SERVERKEY, server)
+    public, secret = load_key_pair(keys.client)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, load_public_key(keys.server))
     socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, secret)

@@ -12,8 +12,9 @@ import click
 
 from vio4wd.cli import tool
 from vio4wd.cli.client import ClientKeys, NoAnswerError, ask
-from vio4wd.cli.stats import MAX_DELAY_MS, fetch
+from vio4wd.cli.stats import fetch
 from vio4wd.portctl.proto.virtioforwarder_pb2 import CoreSchedRequest, CoreSchedResponse, StatsResponse
+from vio4wd.stats.rates import MAX_DELAY_MS
 
 BAR_WIDTH = 50
 _SCHED_TIMEOUT_S = 0.5

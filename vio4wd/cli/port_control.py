@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import zmq
 
 from vio4wd.cli import tool
-from vio4wd.cli.client import REPLY_TIMEOUT_S, ClientKeys, ask, connect, exchange
+from vio4wd.cli.client import REPLY_TIMEOUT_S, ClientKeys, ask, connect, exchange, sockets
 from vio4wd.devices import PciAddress
 from vio4wd.portctl.endpoint import PORT_CONTROL_EP
 from vio4wd.portctl.proto import parse
@@ -103,7 +102,7 @@ def _report(response: PortControlResponse) -> int:
 
 def _send_and_crash(endpoint: str, request: bytes, keys: ClientKeys | None) -> None:
     """A client that dies before it hears the answer."""
-    with zmq.Context() as context, connect(context, endpoint, REPLY_TIMEOUT_S, keys) as socket:
-        socket.send(request)
+    with sockets() as context:
+        connect(context, endpoint, REPLY_TIMEOUT_S, keys).send(request)
         time.sleep(_FLUSH_S)
         os._exit(tool.EXIT_FAILED)

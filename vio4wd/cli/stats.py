@@ -9,9 +9,8 @@ import click
 from vio4wd.cli import tool
 from vio4wd.cli.client import REPLY_TIMEOUT_S, ClientKeys, NoAnswerError, ask
 from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest, StatsResponse
+from vio4wd.stats.rates import MAX_DELAY_MS
 from vio4wd.stats.view import flat_lines, protobuf_text
-
-MAX_DELAY_MS = 60_000
 
 
 @click.command(context_settings=tool.CONTEXT)

@@ -6,25 +6,10 @@ from pathlib import Path
 
 import zmq
 import zmq.asyncio
-import zmq.auth
 import zmq.auth.asyncio
 
-from vio4wd.errors import ConfigError, StartupError
-
-
-def load_keys(path: Path, *, secret: bool) -> tuple[bytes, bytes | None]:
-    """Public and secret key (Z85, 40 bytes each) of a certificate file as ``zmq.auth.create_certificates`` writes it.
-
-    Raises:
-        ConfigError: the file cannot be read, or lacks a key (a secret one where ``secret`` asks for it).
-    """
-    try:
-        public, private = zmq.auth.load_certificate(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"CURVE certificate {path}: {error}") from error
-    if secret and private is None:
-        raise ConfigError(f"CURVE certificate {path}: has no secret-key; give the .key_secret file")
-    return public, private
+from vio4wd.errors import StartupError
+from vio4wd.portctl.keys import load_key_pair
 
 
 class CurveAuthority:
@@ -34,12 +19,13 @@ class CurveAuthority:
         context: the context of the services; the authority answers for all its sockets.
         server_key: the server's certificate file with its secret key.
         client_keys: directory of the clients' public certificate files (``*.key``).
+
+    Raises:
+        ConfigError: the server's certificate cannot be used.
     """
 
     def __init__(self, context: zmq.asyncio.Context, server_key: Path, client_keys: Path) -> None:
-        public, secret = load_keys(server_key, secret=True)
-        self._public = public
-        self._secret = secret
+        self._public, self._secret = load_key_pair(server_key)
         self._client_keys = client_keys
         self._authenticator = zmq.auth.asyncio.AsyncioAuthenticator(context)
 
@@ -62,5 +48,4 @@ class CurveAuthority:
         """Have a socket, not bound yet, accept only clients with known keys."""
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self._public)
-        if self._secret is not None:
-            socket.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._secret)

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,29 +72,33 @@ def listen_ipc(path: Path, group_gid: int | None) -> IpcListener:
     Raises:
         StartupError: the path is taken by another daemon or is not a socket, or the system refuses it.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _make_directory(path.parent)
-        os.fchmod(listener.fileno(), 0o600)
+    with ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
-            listener.bind(os.fsencode(path))
+            _make_directory(path.parent)
+            _bind(listener, path)
+            undo.callback(path.unlink, missing_ok=True)
+            if group_gid is not None:
+                os.chown(path, -1, group_gid)
+            path.chmod(SOCKET_MODE)
+            listener.listen(_BACKLOG)
+            found = path.lstat()
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            _remove_stale(path)
-            listener.bind(os.fsencode(path))
-        if group_gid is not None:
-            os.chown(path, -1, group_gid)
-        path.chmod(SOCKET_MODE)
-        listener.listen(_BACKLOG)
-        found = path.lstat()
-    except OSError as error:
-        listener.close()
-        raise StartupError(f"socket {path}: cannot listen: {error.strerror}") from error
-    except StartupError:
-        listener.close()
-        raise
+            raise StartupError(f"socket {path}: cannot listen: {error.strerror}") from error
+        undo.pop_all()
     return IpcListener(path, listener, (found.st_dev, found.st_ino))
+
+
+def _bind(listener: socket.socket, path: Path) -> None:
+    """Bind; the mode of an unbound socket limits that of its file (unix_bind of Linux), so nobody can connect early."""
+    os.fchmod(listener.fileno(), 0o600)
+    try:
+        listener.bind(os.fsencode(path))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        _remove_stale(path)
+        listener.bind(os.fsencode(path))
 
 
 def _make_directory(directory: Path) -> None:

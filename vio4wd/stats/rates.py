@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from vio4wd.relay.interface import DirectionCounters
 
+MAX_DELAY_MS = 60_000
+"""Rates are measured over this time at most, whatever a client asks for."""
+
 
 @dataclass(frozen=True)
 class DirectionRates:

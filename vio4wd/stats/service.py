@@ -10,10 +10,7 @@ from vio4wd.portctl.proto import parse
 from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest, StatsResponse
 from vio4wd.relay.interface import RELAYS, RelayController, RelaySnapshot
 from vio4wd.stats.message import relay_state
-from vio4wd.stats.rates import rates_between
-
-MAX_DELAY_MS = 60_000
-"""Rates are measured over this time at most, whatever a client asks for."""
+from vio4wd.stats.rates import MAX_DELAY_MS, rates_between
 
 
 class StatsService:
