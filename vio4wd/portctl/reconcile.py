@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vio4wd.devices import Attachment
@@ -77,10 +78,10 @@ class Reconciler:
             while True:
                 self._wake.clear()
                 self._start_changes()
-                try:
-                    await asyncio.wait_for(self._wake.wait(), self._wait_s())
-                except TimeoutError:
-                    continue
+                # Not wait_for, which until Python 3.12 may swallow a cancellation that comes together with the event.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._wait_s()):
+                        await self._wake.wait()
         finally:
             await self._cancel_changes()
 

@@ -72,6 +72,10 @@ class Replica:
         self._server = Server.UNKNOWN
         self._started = time.monotonic()
         self._stopping = threading.Event()
+        # Made here, not in the replica's thread: it asks for a UUID, and libuuid keeps a file open for each thread.
+        self._idl = Idl(remote, _schema(), leader_only=False)
+        # The library has no public setting for this; its own is up to 8 s.
+        self._idl._session.reconnect.set_backoff(RECONNECT_FIRST_MS, RECONNECT_MOST_MS)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def stop(self) -> None:
@@ -86,13 +90,10 @@ class Replica:
 
     def run(self) -> None:
         """Follow the server until ``stop``. Blocks."""
-        idl = Idl(self._remote, _schema(), leader_only=False)
-        # The library has no public setting for this; its own is up to 8 s.
-        idl._session.reconnect.set_backoff(RECONNECT_FIRST_MS, RECONNECT_MOST_MS)
         try:
-            self._follow(idl)
+            self._follow(self._idl)
         finally:
-            idl.close()
+            self._idl.close()
 
     def _follow(self, idl: Any) -> None:
         seen = -1
