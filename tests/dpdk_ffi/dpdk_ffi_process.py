@@ -39,8 +39,10 @@ def error_of(function, *arguments, **keywords):
         return error
     raise AssertionError(f"{function} did not fail")
 
-def free_pages():
-    return int(Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text())
+def huge_kb():
+    # hugepage memory that this process has mapped
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("HugetlbPages:"))
 
 def fds():
     return len(os.listdir("/proc/self/fd"))

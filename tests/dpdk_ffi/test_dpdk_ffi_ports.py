@@ -124,10 +124,10 @@ def test_a_hundred_ports_leave_nothing(run_dpdk: RunDpdk) -> None:
             assert pool.in_use() == 0
             pool.free()
         cycle(0)
-        before = fds(), free_pages(), ports(load())
+        before = fds(), huge_kb(), ports(load())
         for number in range(100):
             cycle(number)
-        assert (fds(), free_pages(), ports(load())) == before
+        assert (fds(), huge_kb(), ports(load())) == before
         eal.cleanup()
         """
     )
@@ -211,7 +211,7 @@ def test_mempools(run_dpdk: RunDpdk) -> None:
     run_dpdk(
         """
         eal = Eal.init(options())
-        pages = free_pages()
+        pages = huge_kb()
         pool = Mempool.create("pool", 4095, cache_size=128, data_room=9300)
         assert (pool.count, pool.data_room, pool.available(), pool.in_use()) == (4095, 9300, 4095, 0)
         assert error_of(Mempool.create, "pool", 100, cache_size=0).errno == 17
@@ -221,7 +221,7 @@ def test_mempools(run_dpdk: RunDpdk) -> None:
         assert error.errno == 12 and "big: 50000000 buffers of 2176 bytes" in str(error)
         pool.free()
         pool.free()
-        assert free_pages() == pages
+        assert huge_kb() == pages
         Mempool.create("pool", 100, cache_size=0).free()
         eal.cleanup()
         """
