@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from harness.process import Child
+from harness.process import Child, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("config", "port_control", "stats")
@@ -77,10 +77,14 @@ class Daemon:
 
     def stats(self, *, delay: int = 0) -> dict[str, str]:
         """The flat statistics as a dictionary; keys without the ``cpu_N.`` part."""
-        done = self.tool("stats", f"--stats-ep={self.endpoint('stats')}", f"--delay={delay}")
+        done = self.tool("stats", f"--stats-ep={self.endpoint('stats')}", f"--delay={delay}", "--include-inactive")
         assert done.returncode == 0, done.stderr
         pairs = (line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
         return {".".join(part for part in key.split(".") if not part.startswith("cpu_")): value for key, value in pairs}
+
+    def wait_active(self, relay: int, seconds: float = 10) -> None:
+        """Wait until both sides of a relay are ready."""
+        wait_for(lambda: self.stats()[f"relay_{relay}.active"] == "True", seconds, f"relay {relay} to be active")
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes."""

@@ -17,6 +17,8 @@ _numbers = itertools.count()
 class Testpmd:
     """testpmd with one net_virtio_user port on ``sock``, polling on ``cpu``. ``options`` are virtio-user's, e.g. ``packed_vq=1``."""
 
+    __test__ = False  # the name begins like a test's
+
     def __init__(
         self,
         sock: Path,

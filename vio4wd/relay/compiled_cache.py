@@ -14,14 +14,18 @@ from pathlib import Path
 import numba
 import numpy
 
+from vio4wd.relay.lanes import LANE_PADDED
+from vio4wd.relay.lcore_record import LCORE
+
 log = logging.getLogger(__name__)
 
 DEFAULT_DIRECTORY = Path("/var/cache/virtio-forwarder")
 
 
 def _digest() -> str:
-    digest = hashlib.sha256(f"numba {numba.__version__} numpy {numpy.__version__}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    layouts = (LANE_PADDED, LCORE)
+    digest = hashlib.sha256(f"numba {numba.__version__} numpy {numpy.__version__} {layouts}".encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
