@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from vio4wd.portctl.proto.virtioforwarder_pb2 import PortControlRequest, PortCon
 
 OPERATIONS = [name.lower() for name in PortControlRequest.Op.keys()]  # noqa: SIM118 -- not a dict
 GARBAGE = b"\xff" * 32
-_FLUSH_S = 0.2
 
 
 @click.command(context_settings=tool.CONTEXT)
@@ -103,6 +101,8 @@ def _report(response: PortControlResponse) -> int:
 def _send_and_crash(endpoint: str, request: bytes, keys: ClientKeys | None) -> None:
     """A client that dies before it hears the answer."""
     with sockets() as context:
-        connect(context, endpoint, REPLY_TIMEOUT_S, keys).send(request)
-        time.sleep(_FLUSH_S)
+        socket = connect(context, endpoint, REPLY_TIMEOUT_S, keys)
+        socket.send(request)
+        socket.close(linger=round(REPLY_TIMEOUT_S * 1000))
+        context.term()
         os._exit(tool.EXIT_FAILED)
