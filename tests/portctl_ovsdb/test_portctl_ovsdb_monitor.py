@@ -305,7 +305,7 @@ def test_something_else_behind_the_socket(server: OvsdbServer, said: bytes) -> N
         server.socket.unlink(missing_ok=True)
         server.start()
         server.add("a", 1, "net_null1")
-        await becomes(following.controller, {1: "net_null1"})
+        await eventually(lambda: following.controller.devices == {1: "net_null1"}, limit_s=20)
 
     follow(server.socket, test)
 

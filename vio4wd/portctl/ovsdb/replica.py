@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,9 @@ RECONNECT_MOST_MS = 2000
 START_PATIENCE_S = 1.0
 """How long a server may take to answer at the start before its absence is worth a warning."""
 
+ANSWER_LIMIT_S = 5.0
+"""How long a server that has taken the connection may take to tell what it has before it is asked afresh."""
+
 RESOLVE_INTERVAL_S = 2.0
 """How often the interfaces are gone through again while one has no device: a netdev may appear after its row."""
 
@@ -71,6 +75,7 @@ class Replica:
         self._published: tuple[Claim, ...] | None = None
         self._server = Server.UNKNOWN
         self._started = time.monotonic()
+        self._silent_since: float | None = None
         self._stopping = threading.Event()
         # Made here, not in the replica's thread: it asks for a UUID, and libuuid keeps a file open for each thread.
         self._idl = Idl(remote, _schema(), leader_only=False)
@@ -101,6 +106,7 @@ class Replica:
             idl.run()
             serving = idl.state == Idl.IDL_S_MONITORING and idl._session.is_connected()
             self._note_server(serving=serving)
+            self._ask_afresh_if_silent(idl, serving=serving)
             if serving and (idl.change_seqno != seen or not self._reader.complete):
                 seen = idl.change_seqno
                 self._read(idl)
@@ -111,7 +117,21 @@ class Replica:
                 poller.timer_wait(START_PATIENCE_S * 1000)
             if serving and not self._reader.complete:
                 poller.timer_wait(RESOLVE_INTERVAL_S * 1000)
+            if not serving:
+                poller.timer_wait(ANSWER_LIMIT_S * 1000)
             poller.block()
+
+    def _ask_afresh_if_silent(self, idl: Any, *, serving: bool) -> None:
+        """Have the library forget where it was: it waits for ever where a server refuses to go on from there."""
+        now = time.monotonic()
+        if serving or not idl._session.is_connected():
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = now
+        elif now - self._silent_since >= ANSWER_LIMIT_S:
+            self._silent_since = None
+            idl.last_id = str(uuid.UUID(int=0))
+            idl.force_reconnect()
 
     def _read(self, idl: Any) -> None:
         rows = idl.tables["Interface"].rows.values()
