@@ -19,6 +19,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 ROOTS = Path("/var/cache/virtio-forwarder-tests")
 MACHINE_PACKAGES = ("systemd-sysv", "dbus", "procps")
 BOOT_TIMEOUT_S = 60
+ADD_SYS_MODULE = """
+mount -o remount,rw /sys && mkdir /sys/module /run/sysfs && mount -t sysfs sysfs /run/sysfs &&
+mount --bind /run/sysfs/module /sys/module && umount /run/sysfs && mount -o remount,ro /sys
+"""
+"""EAL looks at /sys/module, which systemd-nspawn leaves out."""
 
 
 class MachineUnavailable(Exception):
@@ -162,6 +167,7 @@ def _wait_for_boot(nspawn: subprocess.Popen[bytes], log: Path) -> Machine:
             machine = Machine(init)
             state = machine.run("systemctl", "is-system-running", check=False).stdout.strip()
             if state in ("running", "degraded"):
+                machine.run("sh", "-ec", ADD_SYS_MODULE)
                 return machine
         time.sleep(0.2)
     raise MachineUnavailable(f"the machine did not boot in {BOOT_TIMEOUT_S} s ({state})")
