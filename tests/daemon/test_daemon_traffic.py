@@ -81,7 +81,6 @@ def test_counters_agree_with_the_front_end_at_full_rate(
     figures = {name: value - base[name] for name, value in counters(shared_daemon, relay).items()}
     assert front["RX-packets"] == figures["vf_to_vm.pkts_tx_to_vm"] > 10_000
     assert front["TX-packets"] == figures["vm_to_vf.pkts_rx_from_vm"]
-    assert front["RX-packets"] == front["TX-packets"]
     for direction, near, far in (("vf_to_vm", "rx_from_vf", "tx_to_vm"), ("vm_to_vf", "rx_from_vm", "tx_to_vf")):
         dropped = sum(value for name, value in figures.items() if name.startswith(f"{direction}.pkts_dropped"))
         assert figures[f"{direction}.pkts_{near}"] == figures[f"{direction}.pkts_{far}"] + dropped

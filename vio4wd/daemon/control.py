@@ -27,21 +27,22 @@ async def start_port_control(config: Config, relays: Relays, stack: AsyncExitSta
     """
     reconciler = Reconciler(relays)
     apply_static_vfs(reconciler, config.static_vfs)
-    _background("reconciler", reconciler.run, stack)
+    start_background("reconciler", reconciler.run, stack)
     source = config.port_control
     if source is PortControl.OVSDB:
         monitor = OvsdbMonitor(str(config.ovsdb_socket), reconciler, DeviceResolver())
-        _background("OVSDB monitor", monitor.run, stack)
+        start_background("OVSDB monitor", monitor.run, stack)
     elif source is PortControl.COMMAND_FILE:
         runner = CommandRunner(relays, DeviceResolver(), lambda: reconciler.claimed_relays)
         command_file = CommandFile(config.command_file, runner)
-        _background("command file", command_file.run, stack)
+        start_background("command file", command_file.run, stack)
     others = [other.value for other in PortControl if other not in (source, PortControl.NONE)]
     log.info("port control by %s; not by %s", source.value, " or ".join(others))
     return reconciler
 
 
-def _background(name: str, function: Callable[[], Awaitable[object]], stack: AsyncExitStack) -> None:
+def start_background(name: str, function: Callable[[], Awaitable[object]], stack: AsyncExitStack) -> None:
+    """Run a supervised task until ``stack`` is closed."""
     task = asyncio.get_running_loop().create_task(supervised(name, function), name=name)
 
     async def end() -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+from pathlib import Path
+
+_DEV_LOG = "/dev/log"
 
 LEVELS = (
     logging.CRITICAL, logging.CRITICAL, logging.CRITICAL, logging.ERROR,
@@ -25,10 +28,10 @@ class _JournalFormatter(logging.Formatter):
 
 
 def configure(level: int, *, syslog: bool) -> None:
-    """Set up logging for a threshold of 0 (least) to 7 (most verbose)."""
+    """Set up logging for a threshold of 0 (least) to 7 (most verbose); where no syslog listens, to standard error."""
     handler: logging.Handler
-    if syslog:
-        handler = logging.handlers.SysLogHandler("/dev/log", facility=logging.handlers.SysLogHandler.LOG_DAEMON)
+    if syslog and Path(_DEV_LOG).is_socket():
+        handler = logging.handlers.SysLogHandler(_DEV_LOG, facility=logging.handlers.SysLogHandler.LOG_DAEMON)
         handler.setFormatter(logging.Formatter("virtio-forwarder[%(process)d]: %(name)s: %(message)s"))
     elif "JOURNAL_STREAM" in os.environ:
         handler = logging.StreamHandler()

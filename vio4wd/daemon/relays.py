@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vio4wd.daemon import request_codes as codes
 from vio4wd.daemon.relay_state import Relay, device_names, ports_of
-from vio4wd.devices import Attachment, Bond, Device
+from vio4wd.devices import Attachment, Bond
 from vio4wd.errors import ForwarderError, RequestError, WorkerError
 from vio4wd.relay.interface import RELAYS, RelayCpus, RelaySnapshot
 from vio4wd.relay.lanes import LaneTable
@@ -56,6 +56,11 @@ class Relays:
     def connect(self, workers: Workers, broker: Broker) -> None:
         """Set the parts that in turn know this controller."""
         self.workers, self.broker = workers, broker
+
+    async def set_pins(self, pins: Mapping[int, RelayCpus]) -> None:
+        """Replace the pins of the configuration; relays that are placed move to their new pins at once."""
+        self._placement.pins = dict(pins)
+        await self.set_cpus({relay: cpus for relay, cpus in pins.items() if relay in self._placement.placed})
 
     async def open_socket(self, relay: int, path: Path) -> None:
         """Open a relay's vhost-user socket.
@@ -106,7 +111,7 @@ class Relays:
         self._need_dynamic(codes.ADD_SOCKET, 5)
         known = self._by_path(path)
         if known is not None:
-            if known.attachment == device and conditional:
+            if conditional and known.attachment is not None and _names(device, known.attachment):
                 return known.number
             raise RequestError(f"{path} is in use by relay {known.number}", code=1, source=codes.ADD_SOCKET)
         holder = next((self._claims[name] for name in device_names(device) if name in self._claims), None)
@@ -333,7 +338,8 @@ class Relays:
                     await self._try_vf(state)
 
     def _check_same(self, state: Relay, device: Attachment, *, conditional: bool) -> None:
-        if not (conditional and state.attachment == device):
+        assert state.attachment is not None
+        if not (conditional and _names(device, state.attachment)):
             message = f"relay {state.number} has {state.attachment} already"
             raise RequestError(message, code=codes.RELAY_BUSY, source=codes.add_source(device))
 
@@ -396,4 +402,4 @@ def _names(wanted: Attachment | str | None, attachment: Attachment) -> bool:
         return True
     if isinstance(wanted, str):
         return wanted == attachment.name
-    return isinstance(wanted, Device | Bond) and wanted.name == attachment.name
+    return wanted.name == attachment.name

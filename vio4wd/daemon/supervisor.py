@@ -8,20 +8,24 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vio4wd import __version__
+from vio4wd.config import changes
 from vio4wd.config.model import Config
 from vio4wd.daemon import logs
-from vio4wd.daemon.control import start_port_control
+from vio4wd.daemon.control import start_background, start_port_control
 from vio4wd.daemon.features import disabled_features
 from vio4wd.daemon.host import PidFile, check_hugepages, check_socket_directory, huge_directory
 from vio4wd.daemon.relays import Relays
 from vio4wd.daemon.services import start_services
-from vio4wd.errors import StartupError
+from vio4wd.errors import ForwarderError, StartupError
 from vio4wd.notify import ServiceNotifier
+from vio4wd.portctl.reconcile import Reconciler
+from vio4wd.portctl.static import apply_static_vfs
 from vio4wd.relay.interface import RELAYS
 from vio4wd.relay.lanes import LaneTable
 from vio4wd.relay.placement import Placement
@@ -46,12 +50,18 @@ class _Core:
 
 
 class Supervisor:
-    """One run of the daemon with one configuration."""
+    """One run of the daemon.
 
-    def __init__(self, config: Config) -> None:
+    ``reload`` reads the configuration again (it raises ConfigError), ``ready`` is called once when all is up.
+    """
+
+    def __init__(self, config: Config, reload: Callable[[], Config], ready: Callable[[], None]) -> None:
         self._config = config
+        self._reload = reload
+        self._ready = ready
         self._notify = ServiceNotifier.from_environment()
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
 
     async def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, stop.
@@ -60,8 +70,8 @@ class Supervisor:
             StartupError: the daemon cannot run here; nothing is left behind.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        for number, event in ((signal.SIGTERM, self._stop), (signal.SIGINT, self._stop), (signal.SIGHUP, self._hangup)):
+            loop.add_signal_handler(number, event.set)
         for warning in self._config.warnings:
             log.warning("%s", warning)
         async with AsyncExitStack() as stack:
@@ -70,13 +80,15 @@ class Supervisor:
             core = await self._start_core(stack)
             await self._open_sockets(core)
             await start_services(self._config, core.relays, core.workers, stack)
-            await start_port_control(self._config, core.relays, stack)
-            log.info(
-                "READY: virtio-forwarder %s on CPUs %s", __version__, ", ".join(map(str, core.relays.worker_cpus()))
-            )
+            reconciler = await start_port_control(self._config, core.relays, stack)
+            start_background("reload", lambda: self._reload_on_hangup(core, reconciler), stack)
+            start_background("status", lambda: self._report_status(core), stack)
+            cpus = ", ".join(map(str, core.relays.worker_cpus()))
+            log.info("READY: virtio-forwarder %s on CPUs %s", __version__, cpus)
             self._notify.ready()
+            self._ready()
             core.workers.prepare_spare()
-            await self._serve(core)
+            await self._stop.wait()
             log.info("stopping")
 
     async def _start_core(self, stack: AsyncExitStack) -> _Core:
@@ -110,14 +122,36 @@ class Supervisor:
         for relay in range(RELAYS):
             await core.relays.open_socket(relay, self._config.socket_path(relay))
 
-    async def _serve(self, core: _Core) -> None:
-        while not self._stop.is_set():
+    async def _report_status(self, core: _Core) -> None:
+        while True:
             active = sum(snapshot.active for snapshot in core.relays.snapshot())
             self._notify.status(f"{active} of {RELAYS} relays active, {len(core.workers.slots)} worker processes")
+            await asyncio.sleep(STATUS_INTERVAL_S)
+
+    async def _reload_on_hangup(self, core: _Core, reconciler: Reconciler) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            self._notify.reloading()
             try:
-                await asyncio.wait_for(self._stop.wait(), STATUS_INTERVAL_S)
-            except TimeoutError:
-                continue
+                await self._apply(self._reload(), core, reconciler)
+            except ForwarderError as error:
+                log.error("the configuration is not reloaded: %s", error)
+            self._notify.ready()
+
+    async def _apply(self, new: Config, core: _Core, reconciler: Reconciler) -> None:
+        """Take over what can change while the daemon runs, and say what cannot."""
+        found = changes(self._config, new)
+        if found.log_level is not None:
+            logs.set_level(found.log_level)
+            await core.workers.set_log_level(logs.LEVELS[found.log_level])
+        if found.cpu_pins_changed:
+            await core.relays.set_pins(new.cpu_pins)
+        apply_static_vfs(reconciler, new.static_vfs)
+        if found.not_reloadable:
+            log.warning("these changes need a restart: %s", ", ".join(found.not_reloadable))
+        log.info("configuration reloaded: %s", "changes applied" if found else "nothing has changed")
+        self._config = replace(self._config, log_level=new.log_level, cpu_pins=new.cpu_pins, static_vfs=new.static_vfs)
 
     def _endpoint(self, path: Path) -> Endpoint:
         mode = SocketMode.CLIENT if self._config.vhost_client else SocketMode.SERVER

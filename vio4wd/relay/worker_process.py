@@ -89,7 +89,8 @@ class WorkerProcess:
         loop.add_reader(ours, self._readable)
         self._waiter = loop.create_task(self._wait())
         try:
-            self.facts = await asyncio.wait_for(self._started, START_LIMIT_S)
+            async with asyncio.timeout(START_LIMIT_S):
+                self.facts = await self._started
         except TimeoutError:
             await self.kill()
             raise StartupError(f"{self._options.name} was not ready within {START_LIMIT_S:.0f} s") from None
@@ -111,7 +112,8 @@ class WorkerProcess:
         self._pending[number] = future
         try:
             self._channel.send(encode(Command(number, op, args)))
-            return await asyncio.wait_for(future, limit_s)
+            async with asyncio.timeout(limit_s):
+                return await future
         except TimeoutError:
             log.error("%s did not answer %s within %.0f s and is killed", self._options.name, op, limit_s)
             self._signal_kill()

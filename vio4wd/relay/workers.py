@@ -114,6 +114,11 @@ class Workers:
             processes.append(self._spare)
         await asyncio.gather(*(process.stop() for process in processes))
 
+    async def set_log_level(self, level: int) -> None:
+        """Set the log threshold (Python's) of all processes, those of later ones by their options."""
+        processes = [slot.process for slot in self._slots] + ([self._spare] if self._spare else [])
+        await asyncio.gather(*(process.call("set_log_level", level=level) for process in processes if process.alive))
+
     def prepare_spare(self) -> None:
         """Have a process ready, in the background, for the next worker that dies or is needed in addition."""
         if self._spare is None and not self._stopping:
