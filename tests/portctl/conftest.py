@@ -17,4 +17,4 @@ def forwarder() -> Iterator[Forwarder]:
 @pytest.fixture
 def dynamic_forwarder() -> Iterator[Forwarder]:
     """A forwarder with dynamic sockets."""
-    yield from start_memory("dynamic")
+    yield from start_memory(dynamic=True)

@@ -202,11 +202,11 @@ def test_the_contract_with_openstack(dynamic_forwarder: Forwarder, tmp_path: Pat
     assert tool("port_control", *plug, prefix=prefix).returncode == 1
     assert tool("port_control", *unknown, prefix=prefix).returncode == 1
     assert tool("port_control", *absent, prefix=prefix).returncode == 1
-    forwarder.process.send_signal(signal.SIGSTOP)
+    os.kill(forwarder.pid, signal.SIGSTOP)
     try:
         assert tool("port_control", *unplug, prefix=prefix).returncode == 1
     finally:
-        forwarder.process.send_signal(signal.SIGCONT)
+        os.kill(forwarder.pid, signal.SIGCONT)
     forwarder.check_alive()
     assert tool("port_control", *plug, "--conditional", prefix=prefix).returncode == 0
     assert tool("port_control", *unplug, prefix=prefix).returncode == 0

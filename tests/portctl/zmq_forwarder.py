@@ -1,7 +1,4 @@
-"""A running forwarder with all its ZeroMQ services, and a plain client of them.
-
-A forwarder over the real relays can stand in for the one in memory: it needs a ``start_...`` of its own here.
-"""
+"""A running forwarder with all its ZeroMQ services, and a plain client of them."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from pathlib import Path
 
 import portctl_wire as wire
 import zmq
+from harness.daemon import Daemon
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -27,7 +25,7 @@ class Forwarder:
     """A forwarder under test. ``socket_path`` tells relay 1's vhost-user socket; ``workers`` are its worker CPUs."""
 
     directory: Path
-    process: subprocess.Popen[str]
+    pid: int
     workers: tuple[int, ...]
     socket_path: str
 
@@ -64,17 +62,18 @@ class Forwarder:
         assert (wire.only(query, 4), wire.only(query, 5)) == (wire.ERROR, 2)
 
 
-def start_memory(*options: str) -> Iterator[Forwarder]:
+def start_memory(*, dynamic: bool = False) -> Iterator[Forwarder]:
+    """A forwarder whose relays are in memory."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory(prefix="vio4wd-zmq-") as directory:
-        command = [sys.executable, "-W", "error", str(HERE / "memory_server.py"), directory, *options]
+        command = [sys.executable, "-W", "error", str(HERE / "memory_server.py"), directory, *["dynamic"] * dynamic]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
             try:
                 assert process.stdout is not None and process.stderr is not None
                 assert process.stdout.readline() == "READY\n", process.stderr.read()
-                yield Forwarder(Path(directory), process, (1, 2), "/tmp/vf1.sock")
+                yield Forwarder(Path(directory), process.pid, (1, 2), "/tmp/vf1.sock")
                 assert process.poll() is None, "the forwarder died"
                 process.terminate()
                 _, errors = process.communicate(timeout=PATIENCE_S)
@@ -82,3 +81,19 @@ def start_memory(*options: str) -> Iterator[Forwarder]:
             finally:
                 process.kill()
         assert list(Path(directory).iterdir()) == [], "socket files are left"
+
+
+def start_daemon(*, dynamic: bool = False) -> Iterator[Forwarder]:
+    """The real daemon, on CPUs 0 and 1."""
+    with tempfile.TemporaryDirectory(prefix="vio4wd-zmq-") as directory:
+        daemon = Daemon(
+            Path(directory),
+            VIRTIOFWD_CPU_MASK="0,1",
+            VIO4WD_CORE_SCHED_ENABLE="true",
+            VIRTIOFWD_ZMQ_CORE_SCHED_EP=f"ipc://{directory}/core_sched",
+            **({"VIRTIOFWD_DYNAMIC_SOCKETS": "true"} if dynamic else {}),
+        )
+        try:
+            yield Forwarder(Path(directory), daemon.child.pid, (0, 1), str(daemon.socket(1)))
+        finally:
+            assert daemon.stop() == 0
