@@ -14,7 +14,12 @@ def test_start_and_end(run_dpdk: RunDpdk) -> None:
     """The lcores are where they were asked for, nothing is left behind."""
     output = run_dpdk(
         """
+        def signals():
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return [line for line in lines if line.startswith(("SigBlk", "SigIgn", "SigCgt"))]
+        before = signals()
         eal = Eal.init(options())
+        assert signals() == before
         assert eal.worker_lcores == {CPUS[-1]: 1}
         assert 10**8 < eal.tsc_hz < 10**11
         assert os.sched_getaffinity(0) == {CPUS[0]}

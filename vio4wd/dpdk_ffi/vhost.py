@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import errno
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -20,6 +21,8 @@ _LOG = logging.getLogger(__name__)
 _IN_CALLBACK = threading.local()
 _LONGEST_PATH = 107  # sun_path of unix(7), less the NUL
 _REGISTERED: set[str] = set()
+_ABI_25_11 = 26
+_KEEPER = "keeps-the-event-thread"
 
 
 class VhostFlags(enum.IntFlag):
@@ -97,6 +100,16 @@ def _guarded(path: str, name: str, function: Callable[..., None]) -> Callable[..
     return callback
 
 
+@functools.cache
+def _keep_event_thread(dpdk: Dpdk) -> None:
+    """From 25.11 the last path that is unregistered waits up to 1 s for the library's event thread to end.
+
+    A path that is registered and never started keeps the thread: it costs one idle socket and no file.
+    """
+    if dpdk.abi >= _ABI_25_11:
+        dpdk.call(_KEEPER, "rte_vhost_driver_register", _KEEPER.encode(), SERVER)
+
+
 class VhostDriver:
     """A registered vhost-user socket path. Make it with ``register``."""
 
@@ -121,6 +134,7 @@ class VhostDriver:
             raise DpdkError("rte_vhost_driver_register", errno.EEXIST, name)
         if len(name.encode()) > _LONGEST_PATH:
             raise DpdkError("rte_vhost_driver_register", errno.ENAMETOOLONG, name)
+        _keep_event_thread(dpdk)
         dpdk.call(name, "rte_vhost_driver_register", name.encode(), flags)
         _REGISTERED.add(name)
         return cls(dpdk, name, flags)
