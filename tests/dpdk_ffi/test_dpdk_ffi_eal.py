@@ -102,6 +102,7 @@ def test_what_keeps_it_from_starting_is_named(run_dpdk: RunDpdk, changes: str, w
         assert isinstance(error, DpdkStartError)
         for word in {words!r}:
             assert word in str(error), word
+        assert not Path(f"/run/dpdk/ffi{{os.getpid()}}").exists()
         """
     )
     assert "ERROR-OF DpdkStartError" in output

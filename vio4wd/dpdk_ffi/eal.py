@@ -109,7 +109,8 @@ class Eal:
             dpdk.call(options.file_prefix, "rte_eal_init", len(arguments), ctypes.cast(vector, ctypes.c_void_p))
         except DpdkError as error:
             raise DpdkStartError(error.errno, error.subject, error.reasons, _hint(options.huge_dir)) from None
-        _remove_runtime_dir(dpdk)
+        finally:
+            _remove_runtime_dir(dpdk)
         return cls(dpdk, options, log)
 
     def launch(self, function: int, argument: int, lcore: int) -> None:
