@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+
 from harness.process import Child, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ _numbers = itertools.count()
 
 
 class Testpmd:
-    """testpmd with one net_virtio_user port on ``sock``, polling on ``cpu``. ``options`` are virtio-user's, e.g. ``packed_vq=1``."""
+    """testpmd with one net_virtio_user port on ``sock``, polling on ``cpu``; ``options`` are virtio-user's devargs."""
 
     __test__ = False  # the name begins like a test's
 
@@ -32,9 +32,11 @@ class Testpmd:
         self._prefix = f"testpmd{os.getpid()}x{next(_numbers)}"
         devargs = f"net_virtio_user0,path={sock},queues=1,queue_size=1024"
         arguments = [
-            "stdbuf", "-o0", "dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--no-pci", f"--file-prefix={self._prefix}", "-m", "256",
-            "--single-file-segments", "--vdev", ",".join(filter(None, (devargs, options))), "--",
-            "--interactive", f"--forward-mode={mode}", "--nb-cores=1", "--total-num-mbufs=8192", "--no-mlockall", *extra,
+            "stdbuf", "-o0", "dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "-m", "256",
+            f"--file-prefix={self._prefix}", "--single-file-segments",
+            "--vdev", ",".join(filter(None, (devargs, options))), "--",
+            "--interactive", f"--forward-mode={mode}", "--nb-cores=1", "--total-num-mbufs=8192", "--no-mlockall",
+            *extra,
         ]  # fmt: skip
         self.child = Child(arguments, directory / f"{self._prefix}.log", stdin=subprocess.PIPE)
         try:

@@ -44,5 +44,5 @@ def use_cache(directory: Path | None = None) -> Path | None:
     except OSError as error:
         log.warning("the compiled loop cannot be kept on disk (%s): every worker start compiles it again", error)
         return None
-    numba.config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = str(folder)
     return folder

@@ -20,7 +20,7 @@ from vio4wd.relay.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 180.0
 """Compiling the loop for the first time on a slow machine takes most of it."""
 
 STOP_LIMIT_S = 2.0

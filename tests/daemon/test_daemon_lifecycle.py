@@ -1,0 +1,189 @@
+"""The daemon's and its workers' lives: start, death, stop, reload, and hosts that it cannot run on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.daemon import ROOT, Daemon
+from harness.process import wait_for
+from harness.testpmd import Testpmd
+
+pytestmark = pytest.mark.dpdk
+
+
+def hugepages_kb(pid: int) -> int:
+    """Hugepage memory that a process has mapped."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if "_Hugetlb:" in line)
+
+
+def test_one_relay_takes_little_memory(daemon: Daemon) -> None:
+    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+    before = {process.pid: hugepages_kb(process.pid) for process in daemon.workers()}
+    daemon.add(0, "net_null0")
+    used = max(hugepages_kb(process.pid) - before[process.pid] for process in daemon.workers())
+    assert 0 < used < 12 * 1024
+    assert psutil.Process(daemon.child.pid).memory_info().rss < 120e6
+
+
+def packets_to_vf(daemon: Daemon, relay: int) -> int:
+    return int(daemon.stats()[f"relay_{relay}.vm_to_vf.pkts_tx_to_vf"])
+
+
+def test_sockets_of_all_relays_are_there(shared_daemon: Daemon) -> None:
+    for relay in range(64):
+        assert stat.S_ISSOCK(shared_daemon.socket(relay).stat().st_mode)
+    assert len(list(shared_daemon.sockets.iterdir())) == 64
+
+
+def test_a_killed_worker_s_guest_goes_on(daemon: Daemon, guest: Callable[..., Testpmd]) -> None:
+    daemon.add(7, "net_null0,size=60,copy=0")
+    testpmd = guest(daemon.socket(7))
+    testpmd.command("start", "io packet forwarding")
+    daemon.wait_active(7)
+    for round_ in range(3):
+        wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+        before = packets_to_vf(daemon, 7)
+        worker = max(daemon.workers(), key=lambda process: process.cpu_times().user)
+        worker.kill()
+        wait_for(lambda before=before: packets_to_vf(daemon, 7) > before + 50_000, 10, f"traffic after death {round_}")
+        seen = testpmd.counters()["RX-packets"]
+        wait_for(lambda seen=seen: testpmd.counters()["RX-packets"] > seen, 10, "traffic at the front end")
+    assert daemon.child.log.count("front end connected") == 1
+    testpmd.stop()
+    daemon.remove(7, "net_null0")
+
+
+def test_workers_end_with_the_supervisor(daemon: Daemon) -> None:
+    workers = daemon.workers()
+    assert workers
+    daemon.child.process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+
+
+@pytest.mark.parametrize("state", ["idle", "vf", "guest", "traffic"])
+def test_stop_is_clean_and_quick(daemon: Daemon, guest: Callable[..., Testpmd], state: str) -> None:
+    if state != "idle":
+        daemon.add(1, "net_null0,size=60,copy=0")
+    if state in ("guest", "traffic"):
+        testpmd = guest(daemon.socket(1))
+        daemon.wait_active(1)
+        if state == "traffic":
+            testpmd.command("start", "io packet forwarding")
+    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+    workers = daemon.workers()
+    begun = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - begun < 8  # a bound against hanging; the time itself is the benchmark's matter
+    assert "is killed" not in daemon.child.log
+    assert not any(process.is_running() for process in workers)
+    assert not list(daemon.sockets.iterdir())
+    assert not (daemon.directory / "virtio-forwarder.pid").exists()
+    assert all(not (daemon.directory / name).exists() for name in ("config", "stats", "port_control"))
+
+
+def test_add_and_remove_leave_nothing(daemon: Daemon) -> None:
+    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+    daemon.add(0, "net_null0")
+    daemon.remove(0, "net_null0")
+    worker = max(daemon.workers(), key=lambda process: process.num_threads())
+
+    def footprint() -> tuple[int, int, int]:
+        return psutil.Process(daemon.child.pid).num_fds(), worker.num_fds(), hugepages_kb(worker.pid)
+
+    before = footprint()
+    for number in range(20):
+        daemon.add(number, f"net_null{number}")
+        daemon.remove(number, f"net_null{number}")
+    assert footprint() == before
+
+
+def test_sighup_reloads(daemon: Daemon) -> None:
+    daemon.config.write_text(
+        daemon.config.read_text()
+        + "VIRTIOFWD_LOG_LEVEL=7\nVIRTIOFWD_STATIC_VFS=net_null9=9\nVIRTIOFWD_SOCKET_DIR=/nowhere\n"
+    )
+    daemon.child.process.send_signal(signal.SIGHUP)
+    daemon.child.wait_for_log("relay 9: net_null9 added")
+    daemon.child.wait_for_log("need a restart: VIRTIOFWD_SOCKET_DIR")
+    daemon.config.write_text("VIRTIOFWD_CPU_MASK=nonsense\n")
+    daemon.child.process.send_signal(signal.SIGHUP)
+    daemon.child.wait_for_log("the configuration is not reloaded")
+    assert daemon.stats()["relay_9.vf.pci_addr_str"] == "net_null9"
+
+
+def test_a_second_daemon_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "virtio-forwarder", "--nodaemon", "--config", daemon.config],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"another virtio-forwarder is running (PID file {tmp_path}/virtio-forwarder.pid" in done.stderr
+    assert daemon.stats()["relay_0.id"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "message"),
+    [
+        ({"VIRTIOFWD_CPU_MASK": "977"}, {}, "977"),
+        ({"VIRTIOFWD_SOCKET_DIR": "/nowhere/at/all"}, {}, "socket directory /nowhere/at/all: there is no directory"),
+        ({"VIRTIOFWD_SOCKET_DIR": "/proc"}, {}, "/proc"),
+        ({}, {"VIO4WD_DPDK_LIBDIR": "/nowhere"}, "/nowhere"),
+        ({"VIRTIOFWD_ZMQ_STATS_EP": "tcp://127.0.0.1:5555"}, {}, "CURVE"),
+    ],
+)
+def test_hosts_that_it_cannot_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], environment: dict[str, str], message: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    daemon = Daemon(tmp_path, ready=False, **settings)
+    assert daemon.child.process.wait(60) == 1
+    assert message in daemon.child.log
+    assert "Traceback" not in daemon.child.log
+    daemon.stop()
+
+
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(0o755)
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c",
+         "from vio4wd.daemon.host import PidFile; from pathlib import Path; PidFile(Path('/run/x/y.pid'))"],
+        capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "Permission denied" in done.stderr
+
+
+def test_the_background_daemon_answers_when_ready(tmp_path: Path) -> None:
+    """Without --nodaemon the command returns when the daemon serves, and the PID file names the daemon."""
+    (tmp_path / "sockets").mkdir()
+    config = tmp_path / "virtioforwarder"
+    config.write_text(
+        f"VIRTIOFWD_PID_DIR={tmp_path}\nVIRTIOFWD_SOCKET_DIR={tmp_path}/sockets\nVIRTIOFWD_CPU_MASK=0\n"
+        "VIRTIOFWD_SOCKET_OWNER=\nVIRTIOFWD_SOCKET_GROUP=\nVIRTIOFWD_OVSDB_SOCK_PATH=\n"
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "virtio-forwarder", "--config", config],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    daemon = psutil.Process(int((tmp_path / "virtio-forwarder.pid").read_text()))
+    assert len(list((tmp_path / "sockets").iterdir())) == 64
+    daemon.terminate()
+    daemon.wait(10)
