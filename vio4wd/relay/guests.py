@@ -20,9 +20,6 @@ from vio4wd.relay.lane_control import GuestRing, GuestView, LaneControl
 
 log = logging.getLogger(__name__)
 
-_NET_F_MRG_RXBUF = 15
-_F_RING_PACKED = 34
-
 
 @dataclass
 class _Session:
@@ -177,12 +174,10 @@ class Guests:
 def _view(vid: int, enabled: set[int]) -> GuestView:
     """The guest as rte_vhost has it now. Kicks are switched off, since lanes poll."""
     device = VhostDevice(vid)
-    features = device.negotiated_features()
     rings = []
     for index in range(device.vring_num()):
         up = index in enabled
         if up:
             device.enable_guest_notification(index, False)
-        rings.append(GuestRing(index, device.vring(index).size if up else 0, up))
-    packed, mergeable = bool(features >> _F_RING_PACKED & 1), bool(features >> _NET_F_MRG_RXBUF & 1)
-    return GuestView(vid, tuple(rings), packed, mergeable)
+        rings.append(GuestRing(index, device.vring(index) if up else None))
+    return GuestView(vid, tuple(rings), device.negotiated_features(), device.memory_regions())

@@ -11,6 +11,9 @@ import threading
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 
+from vio4wd.dpdk_ffi.vhost import Region, VringInfo
+from vio4wd.relay.direct.attach import DirectRings
+from vio4wd.relay.direct.rings import F_RING_PACKED, NET_F_MRG_RXBUF
 from vio4wd.relay.interface import RelayCpus
 from vio4wd.relay.lanes import Direction, LaneMode, LaneTable, lane_index, relay_lanes
 from vio4wd.relay.lcores import Lcores
@@ -28,21 +31,40 @@ class QueueBursts:
 
 @dataclass(frozen=True)
 class GuestRing:
-    """One vring of a guest as the lanes need it."""
+    """One vring of a guest as the lanes need it; ``info`` is None while it is not enabled."""
 
     index: int
-    size: int
-    enabled: bool
+    info: VringInfo | None
+
+    @property
+    def enabled(self) -> bool:
+        """The guest has switched the ring on."""
+        return self.info is not None
+
+    @property
+    def size(self) -> int:
+        """Its descriptors."""
+        return self.info.size if self.info else 0
 
 
 @dataclass(frozen=True)
 class GuestView:
-    """The VM side of a relay: rte_vhost's number of the guest, its rings by index, and what it negotiated."""
+    """The VM side of a relay: rte_vhost's number of the guest, its rings by index, what it negotiated, its memory."""
 
     vid: int
     rings: tuple[GuestRing, ...]
-    packed: bool
-    mergeable: bool
+    features: int
+    regions: tuple[Region, ...]
+
+    @property
+    def packed(self) -> bool:
+        """Its rings are packed."""
+        return bool(self.features >> F_RING_PACKED & 1)
+
+    @property
+    def mergeable(self) -> bool:
+        """It takes packets in several buffers."""
+        return bool(self.features >> NET_F_MRG_RXBUF & 1)
 
 
 @dataclass(frozen=True)
@@ -75,8 +97,9 @@ class _Relay:
 class LaneControl:
     """The lanes of all relays that this worker carries. Its methods may be called from any thread."""
 
-    def __init__(self, table: LaneTable, lcores: Lcores) -> None:
+    def __init__(self, table: LaneTable, lcores: Lcores, rings: DirectRings) -> None:
         self._table = table
+        self._rings = rings
         self._lcores = lcores
         self._relays: dict[int, _Relay] = {}
         self._lock = threading.Lock()
@@ -112,12 +135,15 @@ class LaneControl:
             lane["not_connected_pkts"] += lane["held_count"]
             lane["not_connected_bytes"] += lane["held_bytes"]
             lane["held_count"] = lane["held_bytes"] = 0
+            lane["view"]["loaded"] = 0
         self._relays[relay] = _Relay()
         return self._relays[relay]
 
     def _switch(self, relay: int, state: _Relay) -> None:
         new = _plan(relay, state.sides)
         self._silence(state.lanes.keys(), new.keys())
+        for index in state.lanes:
+            self._rings.give_back(self._table.lanes[index])
         for index in state.lanes.keys() | new.keys():
             self._write(index, new.get(index, _Lane()), state.sides)
         state.lanes = new
@@ -127,6 +153,9 @@ class LaneControl:
         if self._lcores.assign(cpus):
             self._lcores.quiesce()
         for index, lane in new.items():
+            if state.sides.guest and lane.ring and lane.ring.info and lane.mode is LaneMode.FORWARD:
+                guest = state.sides.guest
+                self._rings.take(self._table.lanes[index], relay, lane.ring.info, guest.regions, guest.features)
             self._table.lanes["mode"][index] = lane.mode
 
     def _silence(self, old: Set[int], staying: Set[int]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vio4wd.relay.direct.ring_record import RING
 from vio4wd.relay.interface import RELAYS, DirectionCounters
 
 QUEUE_PAIRS = 32
@@ -44,6 +45,13 @@ class LaneMode(enum.IntEnum):
     FLUSH = 3
 
 
+class Engine(enum.IntEnum):
+    """Who works the guest's ring of a lane that forwards."""
+
+    LIBRARY = 0
+    DIRECT = 1
+
+
 COUNTERS = (
     "received_pkts",
     "received_bytes",
@@ -71,6 +79,7 @@ LANE = np.dtype(
         ("packed", "i4"),  # the guest's rings are packed
         ("mergeable", "i4"),  # VIRTIO_NET_F_MRG_RXBUF
         ("ring_size", "i4"),
+        ("engine", "i4"),
         ("refusals", "i4"),  # polls in a row that moved nothing of what is held
         # packets taken from the near side that the far side has not taken yet
         ("held_head", "i4"),
@@ -83,7 +92,10 @@ LANE = np.dtype(
 )
 
 _CACHE_LINE = 64
-LANE_STRIDE = -(-LANE.itemsize // _CACHE_LINE) * _CACHE_LINE
+RING_OFFSET = -(-LANE.itemsize // _CACHE_LINE) * _CACHE_LINE
+"""Bytes from a lane to the record of its ring, field ``view`` of the table, which the direct engine uses."""
+
+LANE_STRIDE = RING_OFFSET + -(-RING.itemsize // _CACHE_LINE) * _CACHE_LINE
 """Bytes from one lane to the next: whole cache lines, so that lanes on two CPUs share none."""
 
 LANE_RECORD_OFFSETS: dict[str, int] = {name: LANE.fields[name][1] for name in LANE.names or ()}  # type: ignore[index]
@@ -91,13 +103,13 @@ LANE_RECORD_OFFSETS: dict[str, int] = {name: LANE.fields[name][1] for name in LA
 
 LANE_PADDED = np.dtype(
     {
-        "names": list(LANE_RECORD_OFFSETS),
-        "formats": [LANE[name] for name in LANE_RECORD_OFFSETS],
-        "offsets": list(LANE_RECORD_OFFSETS.values()),
+        "names": [*LANE_RECORD_OFFSETS, "view"],
+        "formats": [*(LANE[name] for name in LANE_RECORD_OFFSETS), RING],
+        "offsets": [*LANE_RECORD_OFFSETS.values(), RING_OFFSET],
         "itemsize": LANE_STRIDE,
     }
 )
-"""A lane with the padding up to the next one."""
+"""A lane with its ring and the padding up to the next one."""
 
 LANES = RELAYS * QUEUE_PAIRS * 2
 TABLE_BYTES = LANES * LANE_STRIDE

@@ -11,8 +11,14 @@ FUNCTIONS = {
     "dequeue": "rte_vhost_dequeue_burst",
     "available": "rte_vhost_avail_entries",
     "free_bulk": "rte_pktmbuf_free_bulk",
+    "set_vring_base": "rte_vhost_set_vring_base",
+    "get_vring_base": "rte_vhost_get_vring_base",
+    "vring_call": "rte_vhost_vring_call",
+    "mempool_operations": "rte_mempool_ops_table",
+    "eventfd_write": "eventfd_write",
+    "sleep": "usleep",
 }
-"""Field of the record -> DPDK function whose address it holds."""
+"""Field of the record -> function (or table, of DPDK or of libc) whose address it holds."""
 
 LCORE = np.dtype(
     [
@@ -20,9 +26,10 @@ LCORE = np.dtype(
         ("epoch", "i4"),  # rounds that the loop has begun, wrapping
         ("list", "i8"),  # address of the list of lanes in force: count, then indexes, i4 each
         ("lanes", "i8"),  # address of the lane table
-        ("sleep", "i8"),  # usleep(3)
         ("idle_sleep_max_us", "i4"),  # longest sleep while lanes are ready and idle; 0: always spin
         ("sleep_us", "i4"),  # current sleep
+        ("own_address", "i8"),  # where this record lies
+        ("lcore", "i8"),  # EAL's number of the lcore
         *[(name, "i8") for name in FUNCTIONS],
     ],
     align=True,

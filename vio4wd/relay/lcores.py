@@ -49,6 +49,8 @@ class Lcores:
         for cpu, lcore in eal.worker_lcores.items():
             record = np.zeros(1, LCORE)
             lists = np.zeros((2, LIST_LENGTH), np.int32)
+            record["own_address"] = record.ctypes.data
+            record["lcore"] = lcore
             record["lanes"] = lanes_address
             record["list"] = lists[0].ctypes.data
             record["idle_sleep_max_us"] = idle_sleep_max_us

@@ -6,15 +6,19 @@ request, wait until ``epoch`` has passed twice, then free what was in use.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numba
 from numba import cfunc, types
 
 from vio4wd.relay import library_engine
-from vio4wd.relay.lanes import LANE_PADDED, LANE_RECORD_OFFSETS, LANE_STRIDE, LaneMode
+from vio4wd.relay.direct import engine as direct_engine
+from vio4wd.relay.direct.general import compile_general
+from vio4wd.relay.lanes import LANE_RECORD_OFFSETS, LANE_STRIDE, Engine, LaneMode
 from vio4wd.relay.lcore_record import LCORE
-from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc, record_at
+from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc
+from vio4wd.relay.records import core_at, lane_at
 
 IDLE_STEP_US = 1000
 """Sleep of an lcore none of whose lanes is ready to forward."""
@@ -22,16 +26,13 @@ IDLE_STEP_US = 1000
 SPINS_BEFORE_SLEEP = 256
 """Rounds that moved nothing before an lcore that may sleep begins to."""
 
-_lane_type = numba.from_dtype(LANE_PADDED)
-_core_type = numba.from_dtype(LCORE)
-_lane_at = record_at(_lane_type)
-_core_at = record_at(_core_type)
 _sleep = native(types.int32, types.uint32)
 
 _MODE = LANE_RECORD_OFFSETS["mode"]
 _STOP = LCORE.fields["stop"][1]  # type: ignore[index]
 _LIST = LCORE.fields["list"][1]  # type: ignore[index]
 _OFF, _FORWARD, _DRAIN = int(LaneMode.OFF), int(LaneMode.FORWARD), int(LaneMode.DRAIN)
+_DIRECT = int(Engine.DIRECT)
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -44,11 +45,14 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
         mode = load32_acquire(address + _MODE)
         if mode == _OFF:
             continue
-        lane = _lane_at(address)
+        lane = lane_at(address)
         begin = read_tsc()
         if mode == _FORWARD:
             ready += 1
-            count = library_engine.forward(core, lane, address)
+            if lane.engine == _DIRECT:
+                count = direct_engine.forward(core, lane, address)
+            else:
+                count = library_engine.forward(core, lane, address)
         elif mode == _DRAIN:
             count = library_engine.drain(core, lane, address)
         else:
@@ -70,7 +74,7 @@ def _rest(core: Any, ready: int, idle: int) -> None:
 
 
 def _loop(address: int) -> int:
-    core = _core_at(address)
+    core = core_at(address)
     idle = 0
     while load32_acquire(address + _STOP) == 0:
         core.epoch += 1
@@ -84,6 +88,16 @@ def _loop(address: int) -> int:
     return 0
 
 
-def compile_loop(*, cached: bool) -> Any:
-    """Compile the loop, or load it from numba's disk cache; the result's ``address`` is an ``lcore_function_t``."""
-    return cfunc(types.int32(types.intp), error_model="numpy", cache=cached)(_loop)
+@dataclass(frozen=True)
+class CompiledLoop:
+    """The loop, which runs for as long as this object lives; ``address`` is an ``lcore_function_t``."""
+
+    address: int
+    parts: tuple[Any, ...]
+
+
+def compile_loop(*, cached: bool) -> CompiledLoop:
+    """Compile the loop, or load it from numba's disk cache."""
+    general = compile_general(cached=cached)
+    loop = cfunc(types.int32(types.intp), error_model="numpy", cache=cached)(_loop)
+    return CompiledLoop(loop.address, (loop, *general))

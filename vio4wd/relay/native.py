@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding as llvm
+import numba
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I64 = ir.IntType(64)
+
+compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorator for functions that only compiled code calls."""
 
 
 def native(result: Any, *parameters: Any) -> Any:
@@ -41,6 +47,36 @@ def native(result: Any, *parameters: Any) -> Any:
         return signature, generate
 
     return intrinsic((call1, call2, call3, call4, call5)[len(parameters) - 1])
+
+
+def separate(name: str, parameters: int) -> Any:
+    """Make ``call(*arguments)``: a call of a function that was compiled by itself and given a name by ``offer``.
+
+    Arguments and result are intp. This keeps large, rare code out of the functions that call it, and out of the time
+    that their compilation takes.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(_I64, [_I64] * parameters)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), list(values))
+
+    signature = types.intp(*[types.intp] * parameters)
+
+    def call2(typing: Any, a: Any, b: Any) -> Any:
+        return signature, generate
+
+    def call4(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return signature, generate
+
+    return intrinsic({2: call2, 4: call4}[parameters])
+
+
+def offer(name: str, function: Any, parameters: int, *, cached: bool) -> Any:
+    """Compile ``function`` (of intp, answering intp) for ``separate`` calls; the result must be kept alive."""
+    signature = types.intp(*[types.intp] * parameters)
+    made = numba.cfunc(signature, error_model="numpy", cache=cached)(function)
+    llvm.add_symbol(name, made.address)
+    return made
 
 
 def loader(bits: int, *, acquire: bool = False, once: bool = False) -> Any:

@@ -21,8 +21,10 @@ from vio4wd.dpdk_ffi.eal import Eal, EalOptions
 from vio4wd.dpdk_ffi.loader import load
 from vio4wd.dpdk_ffi.log import LogLevel
 from vio4wd.errors import ForwarderError, ProtocolError
+from vio4wd.relay import mbuf
 from vio4wd.relay.channel import Channel, ChannelLogHandler
 from vio4wd.relay.compiled_cache import use_cache
+from vio4wd.relay.direct.attach import DirectRings
 from vio4wd.relay.guests import Guests
 from vio4wd.relay.interface import RelayCpus
 from vio4wd.relay.lane_control import LaneControl
@@ -49,6 +51,7 @@ class Worker:
     def __init__(self, options: WorkerOptions, channel: Channel, table: LaneTable) -> None:
         self._channel = channel
         dpdk = load()
+        mbuf.check(dpdk.layout)
         self._eal = Eal.init(
             EalOptions(
                 main_cpu=options.main_cpu,
@@ -60,9 +63,8 @@ class Worker:
             )
         )
         functions = {field: dpdk.address(symbol) for field, symbol in FUNCTIONS.items()}
-        functions["sleep"] = dpdk.address("usleep")
         self._lcores = Lcores(self._eal, functions, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
-        self._lanes = LaneControl(table, self._lcores)
+        self._lanes = LaneControl(table, self._lcores, DirectRings(options.ring_engine))
         self._ports = Ports(self._lanes, mtu=options.mtu, in_use=self._has_guest)
         self._port_thread = ThreadPoolExecutor(1, "ports")
         self._guest_thread = ThreadPoolExecutor(1, "guests")

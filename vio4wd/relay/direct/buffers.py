@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from numba import types
 
 from vio4wd.relay.mbuf import (
@@ -33,7 +32,7 @@ from vio4wd.relay.mbuf import (
     REARM_COUNTS_MASK,
     REARM_ONE_OF_EACH,
 )
-from vio4wd.relay.native import load32, load64, native, store32, store64
+from vio4wd.relay.native import compiled, load32, load64, native, store32, store64
 
 # int rte_mempool_dequeue_t(struct rte_mempool *, void **, unsigned int)
 _dequeue = native(types.int32, types.intp, types.intp, types.uint32)
@@ -41,13 +40,13 @@ _dequeue = native(types.int32, types.intp, types.intp, types.uint32)
 _free_bulk = native(types.void, types.intp, types.uint32)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def cache_of(core: Any, pool: int) -> Any:
     """The address of this lcore's cache of a pool."""
     return load64(pool + POOL_LOCAL_CACHE) + core.lcore * CACHE_BYTES
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def _refill(core: Any, pool: int, cache: int, count: int) -> Any:
     operations = core.mempool_operations + OPS_FIRST + OPS_BYTES * load32(pool + POOL_OPS_INDEX)
     dequeue = load64(operations + OPS_DEQUEUE)
@@ -61,7 +60,7 @@ def _refill(core: Any, pool: int, cache: int, count: int) -> Any:
     return have + wanted
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def stocked(core: Any, pool: int, cache: int, count: int) -> Any:
     """See to it that the cache holds ``count`` buffers; answers how many it holds, fewer when the pool is empty.
 
@@ -73,7 +72,7 @@ def stocked(core: Any, pool: int, cache: int, count: int) -> Any:
     return _refill(core, pool, cache, count)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def fill_in(buffer: int, length: int) -> None:
     """Make a buffer that was just taken a packet of one segment with ``length`` bytes behind the headroom."""
     store64(buffer + REARM, FRESH_REARM_SIGNED)
@@ -82,7 +81,7 @@ def fill_in(buffer: int, length: int) -> None:
     store32(buffer + DATA_LEN, length)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def give(core: Any, pool: int, packets: int, count: int) -> None:
     """Free packets whose pointers lie at ``packets``; those that are not plain buffers of the pool through DPDK."""
     if count == 0:
@@ -104,7 +103,7 @@ def give(core: Any, pool: int, packets: int, count: int) -> None:
     store32(cache + CACHE_LENGTH, have + count)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def chain_up(first: int, buffer: int) -> None:
     """Put ``buffer`` behind the segment ``first``."""
     store64(first + NEXT, buffer)

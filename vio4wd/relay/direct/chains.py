@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
+from numba import types
 
 from vio4wd.relay.direct.guest_memory import MAX_PIECES, add_pieces, fetch64, translate
 from vio4wd.relay.direct.ring_record import RingRule
+from vio4wd.relay.native import compiled
 
 DESC_BYTES = 16
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
@@ -24,6 +25,7 @@ HAND_OVER = 1000
 MAX_STEPS = MAX_PIECES
 """Descriptors of one chain; also bounds those of length 0, which give no piece."""
 
+intp = types.intp
 _HEAD, _NEXT, _LENGTH = int(RingRule.HEAD), int(RingRule.NEXT), int(RingRule.CHAIN_LENGTH)
 _DIRECTION = int(RingRule.DIRECTION)
 _TABLE_ADDRESS = int(RingRule.INDIRECT_ADDRESS)
@@ -31,7 +33,7 @@ _TABLE_LENGTH = int(RingRule.INDIRECT_LENGTH)
 _TABLE_FLAGS = int(RingRule.INDIRECT_FLAGS)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def find_table(ring: Any, guest: int, length: int) -> Any:
     """Find an indirect table; answers (host address, descriptors), or (minus a rule or HAND_OVER, 0)."""
     if length == 0 or length & (DESC_BYTES - 1):
@@ -45,14 +47,14 @@ def find_table(ring: Any, guest: int, length: int) -> Any:
     return host, length // DESC_BYTES
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> Any:
     """Add the buffer that starts at descriptor ``head`` to the ``count`` pieces.
 
     ``writable`` is DESC_WRITE for buffers that the guest receives into, else 0. Answers (pieces, bytes of this buffer),
     or (minus a rule or HAND_OVER, the descriptor).
     """
-    table, entries, index, total = ring.descriptors, ring.size, head, 0
+    table, entries, index, total = ring.descriptors, ring.size, head, intp(0)
     for step in range(MAX_STEPS):
         if index >= entries:
             return -(_HEAD if step == 0 else _NEXT), index
@@ -78,7 +80,7 @@ def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> 
     return -_LENGTH, head
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: int, writable: int) -> Any:
     """Add the descriptors of a packed ring's indirect table; answers (pieces, bytes), or (minus a rule, 0)."""
     table, entries = find_table(ring, guest, length)
@@ -86,7 +88,7 @@ def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: i
         return table, 0
     if entries > MAX_STEPS:
         return -_LENGTH, 0
-    total = 0
+    total = intp(0)
     for i in range(entries):
         start, rest = fetch64(table + DESC_BYTES * i), fetch64(table + DESC_BYTES * i + 8)
         flags = (rest >> 48) & 0xFFFF
@@ -101,13 +103,13 @@ def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: i
     return count, total
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def walk_packed(ring: Any, slot: int, pieces: int, count: int, writable: int) -> Any:
     """Add the available buffer that starts at ``slot`` to the ``count`` pieces.
 
     Answers (pieces, bytes of this buffer, slots that it takes, buffer id), or (minus a rule or HAND_OVER, slot, 0, 0).
     """
-    total, index = 0, slot
+    total, index = intp(0), slot
     for step in range(min(MAX_STEPS, ring.size)):
         descriptor = ring.descriptors + DESC_BYTES * index
         rest = fetch64(descriptor + 8)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from vio4wd.relay.direct.ring_record import RingRule
-from vio4wd.relay.native import load64, loader, store64, storer
+from vio4wd.relay.native import compiled, load64, loader, store64, storer
 
 fetch16 = loader(16, once=True)
 """``fetch16(address)``: one 16-bit field, once."""
@@ -66,7 +65,7 @@ _copy128 = intrinsic(_copy_vectors)
 _load8, _store8 = loader(8), storer(8)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def _copy_short(destination: int, source: int, length: int) -> None:
     """Copy fewer than 32 bytes, exactly."""
     for i in range(length >> 3):
@@ -75,7 +74,7 @@ def _copy_short(destination: int, source: int, length: int) -> None:
         _store8(destination + i, _load8(source + i))
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def copy(destination: int, source: int, length: int) -> None:
     """Copy exactly ``length`` bytes between our own memory and a piece of the guest's.
 
@@ -84,7 +83,7 @@ def copy(destination: int, source: int, length: int) -> None:
     if length < VECTOR_BYTES:
         _copy_short(destination, source, length)
         return
-    done = 0
+    done = types.intp(0)
     while done + 4 * VECTOR_BYTES <= length:
         _copy128(destination + done, source + done)
         done += 4 * VECTOR_BYTES
@@ -95,7 +94,7 @@ def copy(destination: int, source: int, length: int) -> None:
         _copy32(destination + length - VECTOR_BYTES, source + length - VECTOR_BYTES)
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def translate(ring: Any, guest: int) -> Any:
     """Find a guest physical address; answers (host address, bytes from there to the region's end), (0, 0) if nowhere.
 
@@ -114,7 +113,7 @@ def translate(ring: Any, guest: int) -> Any:
     return 0, 0
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def add_pieces(ring: Any, guest: int, length: int, pieces: int, count: int) -> Any:
     """Add a descriptor's memory to the ``count`` pieces at ``pieces``; answers their new count, or minus a RingRule.
 
@@ -135,9 +134,9 @@ def add_pieces(ring: Any, guest: int, length: int, pieces: int, count: int) -> A
     return count
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def copy_from_pieces(pieces: int, count: int, skip: int, destination: int, length: int) -> None:
-    """Copy ``length`` bytes, ``skip`` bytes into the pieces, to our own memory. The pieces must have that many."""
+    """Copy ``length`` bytes, ``skip`` bytes into the pieces, to our own memory. They must have that many."""
     for i in range(count):
         if length <= 0:
             return
@@ -152,9 +151,9 @@ def copy_from_pieces(pieces: int, count: int, skip: int, destination: int, lengt
             skip -= size
 
 
-@numba.njit(error_model="numpy")
+@compiled
 def copy_to_pieces(pieces: int, count: int, skip: int, source: int, length: int) -> None:
-    """Copy ``length`` bytes of our own memory to ``skip`` bytes into the pieces. The pieces must have that much room."""
+    """Copy ``length`` bytes of our own memory to ``skip`` bytes into the pieces, which must have the room."""
     for i in range(count):
         if length <= 0:
             return

@@ -20,34 +20,34 @@ RING = np.dtype(
         ("descriptors", "i8"),  # host addresses of the ring's three parts
         ("available", "i8"),  # packed: driver event suppression
         ("used", "i8"),  # packed: device event suppression
-        ("size", "i4"),
-        ("call_fd", "i4"),  # -1: the guest polls
-        ("packed", "i1"),
-        ("mergeable", "i1"),  # VIRTIO_NET_F_MRG_RXBUF
-        ("event_index", "i1"),  # VIRTIO_RING_F_EVENT_IDX
-        ("guest_offloads", "i1"),  # headers from the guest may ask for checksums or segmentation
-        ("header_bytes", "i4"),  # of the virtio-net header: 10 or 12
+        ("size", "i8"),
+        ("call_fd", "i8"),  # -1: the guest polls
+        ("packed", "i8"),
+        ("mergeable", "i8"),  # VIRTIO_NET_F_MRG_RXBUF
+        ("event_index", "i8"),  # VIRTIO_RING_F_EVENT_IDX
+        ("guest_offloads", "i8"),  # headers from the guest may ask for checksums or segmentation
+        ("header_bytes", "i8"),  # of the virtio-net header: 10 or 12
         # where the engine is
-        ("position", "i4"),  # next buffer to use
-        ("published", "i4"),  # what the guest has been told: ``position`` but within a burst
-        ("limit", "i4"),  # split: end of what the guest offered when the burst began
-        ("announced", "i4"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
+        ("position", "i8"),  # next buffer to use
+        ("published", "i8"),  # what the guest has been told: ``position`` but within a burst
+        ("limit", "i8"),  # split: end of what the guest offered when the burst began
+        ("announced", "i8"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
         ("first_slot", "i8"),  # packed: address of the first used descriptor of the burst, 0: none
         ("first_word", "i8"),  # packed: its second word, which is written last
-        ("unsynced", "i4"),  # buffers used since rte_vhost last noted where it is
-        ("idle_polls", "i4"),  # polls that found nothing, until rte_vhost gets its turn
+        ("unsynced", "i8"),  # buffers used since rte_vhost last noted where it is
+        ("idle_polls", "i8"),  # polls that found nothing, until rte_vhost gets its turn
         # the region that the last buffers were in, and all of them
         ("region_guest", "i8"),
         ("region_bytes", "i8"),
         ("region_host", "i8"),
-        ("regions", "i4"),
-        ("rule", "i4"),  # RingRule that the guest broke, 0: none
-        ("head", "i4"),  # the descriptor or index where it did
+        ("regions", "i8"),
+        ("rule", "i8"),  # RingRule that the guest broke, 0: none
+        ("head", "i8"),  # the descriptor or index where it did
         # for whoever takes over when this process dies: ``saved`` counts; where ``saving`` differs from it, the guest
         # may have been told of everything up to there already
-        ("saving", "i4"),
-        ("saved", "i4"),
-        ("loaded", "i4"),  # 1 while the engine works this ring: the fields above are the truth
+        ("saving", "i8"),
+        ("saved", "i8"),
+        ("loaded", "i8"),  # 1 while the engine works this ring: the fields above are the truth
         # what it did
         ("simple_pkts", "u8"),
         ("general_pkts", "u8"),

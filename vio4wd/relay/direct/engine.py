@@ -1,0 +1,277 @@
+"""The direct engine: lanes whose ring is worked by compiled Python, without rte_vhost. Compiled by numba.
+
+What it does not know it hands to rte_vhost burst by burst, exchanging the exact ring position. A ring that breaks a
+rule switches its lane off and leaves the rule's number in the ring record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+
+from vio4wd.relay.direct import general, packed, split
+from vio4wd.relay.direct.buffers import give
+from vio4wd.relay.direct.chains import HAND_OVER
+from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET, LaneMode
+from vio4wd.relay.library_engine import packet_bytes
+from vio4wd.relay.mbuf import PKT_LEN
+from vio4wd.relay.native import compiled, load16, load32, load64, native, stack_space
+from vio4wd.relay.records import ring_at
+
+HELD = LANE_RECORD_OFFSETS["held"]
+
+POLLS_BEFORE_LIBRARY = 8192
+"""Polls of a ring from the guest after which rte_vhost gets one: it may have a packet of its own (RARP) to send."""
+
+MAX_UNSYNCED = 1 << 14
+"""Buffers after which rte_vhost's idea of what it last told the guest may mislead it (it counts modulo 2**16)."""
+
+intp = types.intp
+_OFF = int(LaneMode.OFF)
+_DONE, _NOTHING, _CANNOT = general.DONE, general.NOTHING, general.CANNOT
+
+# uint16_t rte_eth_rx_burst_t / eth_tx_burst_t(void *queue, struct rte_mbuf **, uint16_t)
+_burst = native(types.uint16, types.intp, types.intp, types.uint16)
+# uint16_t rte_vhost_enqueue_burst(int vid, uint16_t queue, struct rte_mbuf **, uint16_t)
+_enqueue = native(types.uint16, types.int32, types.uint16, types.intp, types.uint16)
+# uint16_t rte_vhost_dequeue_burst(int vid, uint16_t queue, struct rte_mempool *, struct rte_mbuf **, uint16_t)
+_dequeue = native(types.uint16, types.int32, types.uint16, types.intp, types.intp, types.uint16)
+# int rte_vhost_set_vring_base(int vid, uint16_t queue, uint16_t last_avail, uint16_t last_used)
+_set_base = native(types.int32, types.int32, types.uint16, types.uint16, types.uint16)
+# int rte_vhost_get_vring_base(int vid, uint16_t queue, uint16_t *last_avail, uint16_t *last_used)
+_get_base = native(types.int32, types.int32, types.uint16, types.intp, types.intp)
+# int rte_vhost_vring_call(int vid, uint16_t queue)
+_vring_call = native(types.int32, types.int32, types.uint16)
+_bases = stack_space(4)
+
+
+@compiled
+def _fault(lane: Any, ring: Any, rule: int) -> None:
+    ring.rule = rule
+    lane.mode = _OFF
+
+
+@compiled
+def _publish(core: Any, ring: Any) -> None:
+    if ring.position == ring.published:
+        return
+    ring.unsynced += 1
+    if ring.packed:
+        packed.publish(core, ring)
+    else:
+        split.publish(core, ring)
+
+
+@compiled
+def _offered(ring: Any) -> Any:
+    return packed.offered(ring) if ring.packed else split.offered(ring)
+
+
+@compiled
+def _to_library(core: Any, lane: Any, ring: Any) -> None:
+    """Let rte_vhost know where the ring is."""
+    _publish(core, ring)
+    base = types.uint16(ring.position)
+    _set_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
+    if ring.unsynced * BURST > MAX_UNSYNCED:
+        _vring_call(core.vring_call, lane.vid, types.uint16(lane.ring))
+    ring.unsynced = 0
+    ring.handed_bursts += 1
+
+
+@compiled
+def _from_library(core: Any, lane: Any, ring: Any) -> None:
+    """Go on from where rte_vhost is."""
+    bases = _bases()
+    _get_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
+    ring.position = load16(bases)
+    ring.published = ring.position
+    ring.saving = ring.position
+    ring.saved = ring.position
+
+
+@compiled
+def _library_deliver(core: Any, lane: Any, ring: Any, packets: int, count: int) -> Any:
+    _to_library(core, lane, ring)
+    taken = _enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), packets, types.uint16(count))
+    _from_library(core, lane, ring)
+    lane.library_bursts += 1
+    return intp(taken)
+
+
+@compiled
+def _library_collect(core: Any, lane: Any, ring: Any, packets: int, count: int) -> Any:
+    _to_library(core, lane, ring)
+    got = _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(count))
+    _from_library(core, lane, ring)
+    lane.library_bursts += got != 0
+    return intp(got)
+
+
+@compiled
+def _deliver_simple(ring: Any, packets: int, count: int) -> Any:
+    if ring.packed:
+        return packed.deliver(ring, packets, count)
+    return split.deliver(ring, packets, min(count, (ring.limit - ring.position) & 0xFFFF))
+
+
+@compiled
+def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
+    """Offer packets to the guest and count them; answers (packets done with: sent or dropped, their bytes)."""
+    done, size, dropped, dropped_size = intp(0), intp(0), intp(0), intp(0)
+    while True:
+        taken, taken_size = _deliver_simple(ring, packets + 8 * done, count - done)
+        done += taken
+        size += taken_size
+        ring.simple_pkts += taken
+        if done == count:
+            break
+        packet = load64(packets + 8 * done)
+        length = load32(packet + PKT_LEN)
+        outcome = general.deliver(ring_address, packet)
+        if outcome == _DONE:
+            ring.general_pkts += 1
+        elif outcome == _CANNOT:
+            dropped += 1
+            dropped_size += length
+        elif outcome == -HAND_OVER:
+            taken = _library_deliver(core, lane, ring, packets + 8 * done, count - done)
+            size += packet_bytes(packets + 8 * done, taken)
+            done += taken
+            break
+        else:
+            if outcome != _NOTHING:
+                _fault(lane, ring, -outcome)
+            break
+        done += 1
+        size += length
+        if done == count:
+            break
+    _publish(core, ring)
+    lane.sent_pkts += done - dropped
+    lane.sent_bytes += size - dropped_size
+    lane.queue_full_pkts += dropped
+    lane.queue_full_bytes += dropped_size
+    return done, size
+
+
+@compiled
+def _vf_to_vm(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
+    room = _offered(ring)
+    if room <= 0:
+        if room < 0:
+            _fault(lane, ring, -room)
+        return 0
+    received, head, count = intp(0), intp(lane.held_head), intp(lane.held_count)
+    if count == 0:
+        received = intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(min(room, BURST))))
+        if received == 0:
+            return 0
+        head, count = intp(0), received
+    done, size = _deliver(core, lane, ring, ring_address, packets + 8 * head, count)
+    left = count - done
+    left_size = packet_bytes(packets + 8 * (head + done), left) if left else 0
+    give(core, lane.mempool, packets + 8 * head, done)
+    lane.direct_bursts += 1
+    if received:
+        lane.received_pkts += received
+        lane.received_bytes += size + left_size
+    lane.held_head = head + done
+    lane.held_count = left
+    lane.held_bytes = left_size
+    return received + done
+
+
+@compiled
+def _collect_simple(core: Any, lane: Any, ring: Any, packets: int, count: int) -> Any:
+    if ring.packed:
+        return packed.collect(core, ring, lane.mempool, packets, count)
+    offered = (ring.limit - ring.position) & 0xFFFF
+    return split.collect(core, ring, lane.mempool, packets, min(count, offered))
+
+
+@compiled
+def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
+    """Take up to a burst of packets from the guest; answers (packets, their bytes)."""
+    count, size = intp(0), intp(0)
+    while True:
+        taken, taken_size = _collect_simple(core, lane, ring, packets + 8 * count, intp(BURST) - count)
+        count += taken
+        size += taken_size
+        ring.simple_pkts += taken
+        if count == BURST:
+            break
+        outcome = general.collect(core.own_address, ring_address, lane.mempool, packets + 8 * count)
+        if outcome > 0:
+            ring.general_pkts += 1
+            count += 1
+            size += outcome
+            if count == BURST:
+                break
+            continue
+        if outcome == -HAND_OVER:
+            taken = _library_collect(core, lane, ring, packets + 8 * count, intp(BURST) - count)
+            size += packet_bytes(packets + 8 * count, taken)
+            count += taken
+        elif outcome != _NOTHING:
+            _fault(lane, ring, -outcome)
+        break
+    _publish(core, ring)
+    return count, size
+
+
+@compiled
+def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
+    """Fill the empty hold of the lane from the guest; answers how many packets."""
+    ring.idle_polls += 1
+    if ring.idle_polls >= POLLS_BEFORE_LIBRARY:
+        ring.idle_polls = 0
+        count = _library_collect(core, lane, ring, packets, intp(BURST))
+        size = packet_bytes(packets, count)
+    else:
+        offered = _offered(ring)
+        if offered <= 0:
+            if offered < 0:
+                _fault(lane, ring, -offered)
+            return 0
+        count, size = _collect(core, lane, ring, ring_address, packets)
+        lane.direct_bursts += count != 0
+    lane.received_pkts += count
+    lane.received_bytes += size
+    lane.held_head = 0
+    lane.held_count = count
+    lane.held_bytes = size
+    return count
+
+
+@compiled
+def _vm_to_vf(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
+    received = intp(0)
+    if lane.held_count == 0:
+        received = _receive(core, lane, ring, ring_address, packets)
+        if received == 0:
+            return 0
+    head, count, size = intp(lane.held_head), intp(lane.held_count), lane.held_bytes
+    sent = intp(_burst(lane.burst_function, lane.burst_queue, packets + 8 * head, types.uint16(count)))
+    left = count - sent
+    left_size = packet_bytes(packets + 8 * (head + sent), left) if left else 0
+    lane.sent_pkts += sent
+    lane.sent_bytes += size - left_size
+    lane.held_head = head + sent
+    lane.held_count = left
+    lane.held_bytes = left_size
+    return received + sent
+
+
+@compiled
+def forward(core: Any, lane: Any, address: int) -> Any:
+    """Move one burst from the near side to the far side; answers how many packets moved.
+
+    ``core`` is the lcore's record, ``lane`` the lane's, ``address`` where the lane lies. The lane's ring is loaded.
+    """
+    ring_address = address + RING_OFFSET
+    ring = ring_at(ring_address)
+    if lane.direction == 0:
+        return _vf_to_vm(core, lane, ring, ring_address, address + HELD)
+    return _vm_to_vf(core, lane, ring, ring_address, address + HELD)

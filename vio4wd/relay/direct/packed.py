@@ -1,0 +1,208 @@
+"""Packed rings: the common shape, one descriptor for a packet, a burst at a time. Compiled by numba.
+
+As for split rings; here the ring itself says what is available, descriptor by descriptor. The flags of the first used
+descriptor of a burst are written last, so that the guest sees the burst at once. VIRTIO 1.2, section 2.8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+
+from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
+from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
+from vio4wd.relay.direct.guest_memory import copy, fetch16, fetch64, fetch64_acquire
+from vio4wd.relay.direct.notify import notify_packed
+from vio4wd.relay.lanes import BURST
+from vio4wd.relay.mbuf import (
+    BUF_ADDR,
+    BUF_LEN,
+    CACHE_LENGTH,
+    CACHE_OBJECTS,
+    DATA_OFF,
+    HEADROOM,
+    NB_SEGS,
+    OL_FLAGS,
+    OL_TX_WORK,
+    PKT_LEN,
+)
+from vio4wd.relay.native import (
+    compiled,
+    load16,
+    load32,
+    load64,
+    prefetch,
+    stack_space,
+    store16,
+    store32,
+    store64,
+    store64_release,
+)
+
+WRAP = 1 << 15
+"""The wrap counter in a position."""
+
+_USED_FLAGS = (DESC_AVAIL | DESC_USED) << 48
+_USED_FLAGS_SIGNED = _USED_FLAGS - (1 << 64)
+_WRITE_FLAG = DESC_WRITE << 48
+intp = types.intp
+_plan = stack_space(BURST * 16)
+
+
+@compiled
+def is_available(word: int, wrap: int) -> Any:
+    """Whether a descriptor with this second word is available to the device; ``wrap`` is WRAP or 0."""
+    flags = (word >> 48) & 0xFFFF
+    available, used = flags & DESC_AVAIL, flags & DESC_USED
+    return (available != 0) == (wrap != 0) and (used != 0) != (wrap != 0)
+
+
+@compiled
+def advanced(ring: Any, position: int, slots: int) -> Any:
+    """The position ``slots`` (at most the ring's size) further on."""
+    slot = (position & ~WRAP) + slots
+    if slot >= ring.size:
+        return (slot - ring.size) | ((position & WRAP) ^ WRAP)
+    return slot | (position & WRAP)
+
+
+@compiled
+def offered(ring: Any) -> Any:
+    """Whether the guest offers a buffer: 0, or as many as a burst may take (each is looked at when it is its turn)."""
+    slot, wrap = ring.position & ~WRAP, ring.position & WRAP
+    word = fetch64_acquire(ring.descriptors + DESC_BYTES * slot + 8)
+    return BURST if is_available(word, wrap) else 0
+
+
+@compiled
+def use(ring: Any, buffer: int, length: int, slots: int) -> None:
+    """Give the buffer at the position back: its id, bytes written, slots that it took."""
+    word = length | buffer << 32
+    if length:
+        word |= _WRITE_FLAG
+    if ring.position & WRAP:
+        word |= _USED_FLAGS_SIGNED
+    target = ring.descriptors + DESC_BYTES * (ring.position & ~WRAP) + 8
+    if ring.first_slot == 0:
+        ring.first_slot, ring.first_word = target, word
+    else:
+        store64_release(target, word)
+    ring.position = advanced(ring, ring.position, slots)
+
+
+@compiled
+def publish(core: Any, ring: Any) -> None:
+    """Tell the guest what was used since the last time."""
+    before, position = ring.published, ring.position
+    ring.saving = position
+    store64_release(ring.first_slot, ring.first_word)
+    ring.first_slot = 0
+    ring.published = position
+    ring.saved = position
+    notify_packed(core, ring, before, position)
+
+
+@compiled
+def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
+    """First pass towards the guest; answers for how many packets the plan (host address, buffer id) is made."""
+    position, table = ring.position, ring.descriptors
+    region_guest, region_bytes, region_host = ring.region_guest, ring.region_bytes, ring.region_host
+    header = ring.header_bytes
+    for i in range(count):
+        packet = load64(packets + 8 * i)
+        descriptor = table + DESC_BYTES * (position & ~WRAP)
+        rest = fetch64_acquire(descriptor + 8)
+        if not is_available(rest, position & WRAP):
+            return i
+        offset, length = fetch64(descriptor) - region_guest, rest & 0xFFFFFFFF
+        if (rest >> 48) & DESC_SHAPE != DESC_WRITE or offset < 0 or length > region_bytes - offset:
+            return i
+        prefetch(region_host + offset)
+        if length < load32(packet + PKT_LEN) + header:
+            return i
+        if load16(packet + NB_SEGS) != 1 or load64(packet + OL_FLAGS) & OL_TX_WORK:
+            return i
+        prefetch(load64(packet + BUF_ADDR) + load16(packet + DATA_OFF))
+        store64(plan + 16 * i, region_host + offset)
+        store64(plan + 16 * i + 8, (rest >> 32) & 0xFFFF)
+        position = advanced(ring, position, intp(1))
+    return count
+
+
+@compiled
+def deliver(ring: Any, packets: int, count: int) -> Any:
+    """Put packets into the guest's next buffers as long as both are simple; answers (packets, their bytes)."""
+    plan = _plan()
+    count = _plan_delivery(ring, packets, count, plan)
+    header, total = ring.header_bytes, intp(0)
+    for i in range(count):
+        packet = load64(packets + 8 * i)
+        length = load32(packet + PKT_LEN)
+        destination = load64(plan + 16 * i)
+        store64(destination, 0)
+        if header == 12:
+            store32(destination + 8, 1 << 16)
+        else:
+            store16(destination + 8, 0)
+        copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
+        total += length
+    for i in range(count):
+        use(ring, load64(plan + 16 * i + 8), load32(load64(packets + 8 * i) + PKT_LEN) + header, intp(1))
+    return count, total
+
+
+@compiled
+def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) -> Any:
+    """First pass from the guest; answers for how many packets the plan (host address, id and length) is made.
+
+    ``buffers`` is the address of the topmost buffer of the cache, ``room`` how much data one takes.
+    """
+    position, table = ring.position, ring.descriptors
+    region_guest, region_bytes, region_host = ring.region_guest, ring.region_bytes, ring.region_host
+    header = ring.header_bytes
+    for i in range(count):
+        descriptor = table + DESC_BYTES * (position & ~WRAP)
+        rest = fetch64_acquire(descriptor + 8)
+        if not is_available(rest, position & WRAP):
+            return i
+        offset, length = fetch64(descriptor) - region_guest, rest & 0xFFFFFFFF
+        if (rest >> 48) & DESC_SHAPE or offset < 0 or length > region_bytes - offset:
+            return i
+        if length <= header or length - header > room:
+            return i
+        prefetch(region_host + offset)
+        prefetch(load64(buffers - 8 * i))
+        store64(plan + 16 * i, region_host + offset)
+        store64(plan + 16 * i + 8, rest)
+        position = advanced(ring, position, intp(1))
+    return count
+
+
+@compiled
+def collect(core: Any, ring: Any, pool: int, packets: int, count: int) -> Any:
+    """Take up to ``count`` simple packets from the guest's next buffers; answers (packets, their bytes)."""
+    cache = cache_of(core, pool)
+    have = stocked(core, pool, cache, count)
+    if have == 0:
+        return 0, 0
+    top = cache + CACHE_OBJECTS + 8 * (have - 1)
+    plan = _plan()
+    room = load16(load64(top) + BUF_LEN) - HEADROOM
+    count = _plan_collection(ring, top, min(count, have), room, plan)
+    header, offloads, total = ring.header_bytes, ring.guest_offloads, intp(0)
+    for i in range(count):
+        source, rest = load64(plan + 16 * i), load64(plan + 16 * i + 8)
+        if offloads and fetch16(source):
+            count = i
+            break
+        length = (rest & 0xFFFFFFFF) - header
+        buffer = load64(top - 8 * i)
+        copy(load64(buffer + BUF_ADDR) + HEADROOM, source + header, length)
+        fill_in(buffer, length)
+        store64(packets + 8 * i, buffer)
+        total += length
+    for i in range(count):
+        use(ring, (load64(plan + 16 * i + 8) >> 32) & 0xFFFF, intp(0), intp(1))
+    store32(cache + CACHE_LENGTH, have - count)
+    return count, total

@@ -1,0 +1,188 @@
+"""Split rings: the common shape, one descriptor for a packet, a burst at a time. Compiled by numba.
+
+Two passes: read and check descriptors and prefetch what they name, then copy. The first packet of another shape ends
+the burst; ``general`` takes it. VIRTIO 1.2, section 2.7.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+
+from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
+from vio4wd.relay.direct.chains import DESC_BYTES, DESC_SHAPE, DESC_WRITE
+from vio4wd.relay.direct.guest_memory import copy, fetch16, fetch16_acquire, fetch64
+from vio4wd.relay.direct.notify import notify_split
+from vio4wd.relay.direct.ring_record import RingRule
+from vio4wd.relay.lanes import BURST
+from vio4wd.relay.mbuf import (
+    BUF_ADDR,
+    BUF_LEN,
+    CACHE_LENGTH,
+    CACHE_OBJECTS,
+    DATA_OFF,
+    HEADROOM,
+    NB_SEGS,
+    OL_FLAGS,
+    OL_TX_WORK,
+    PKT_LEN,
+)
+from vio4wd.relay.native import (
+    compiled,
+    load16,
+    load32,
+    load64,
+    prefetch,
+    stack_space,
+    store16,
+    store16_release,
+    store32,
+    store64,
+)
+
+RING_ENTRIES = 4
+"""Offset of the entries of the available and the used ring; their index is at 2."""
+INDEX = 2
+USED_BYTES = 8
+
+_AVAILABLE_INDEX = int(RingRule.AVAILABLE_INDEX)
+intp = types.intp
+_plan = stack_space(BURST * 16)
+
+
+@compiled
+def offered(ring: Any) -> Any:
+    """Look at how many buffers the guest offers; notes it in ``limit``. Answers minus a RingRule when it cannot be."""
+    ring.limit = fetch16_acquire(ring.available + INDEX)
+    count = (ring.limit - ring.position) & 0xFFFF
+    return count if count <= ring.size else -_AVAILABLE_INDEX
+
+
+@compiled
+def use(ring: Any, head: int, length: int) -> None:
+    """Give the next buffer back, ``length`` bytes written; the guest sees it when the burst is published."""
+    slot = ring.position & (ring.size - 1)
+    store64(ring.used + RING_ENTRIES + USED_BYTES * slot, head | length << 32)
+    ring.position = (ring.position + 1) & 0xFFFF
+
+
+@compiled
+def publish(core: Any, ring: Any) -> None:
+    """Tell the guest what was used since the last time."""
+    before, position = ring.published, ring.position
+    ring.saving = position
+    store16_release(ring.used + INDEX, position)
+    ring.published = position
+    ring.saved = position
+    notify_split(core, ring, before, position)
+
+
+@compiled
+def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
+    """First pass towards the guest; answers for how many packets the plan (host address, head) is made."""
+    mask, position, size = ring.size - 1, ring.position, ring.size
+    entries, table = ring.available + RING_ENTRIES, ring.descriptors
+    region_guest, region_bytes, region_host = ring.region_guest, ring.region_bytes, ring.region_host
+    header = ring.header_bytes
+    for i in range(count):
+        packet = load64(packets + 8 * i)
+        head = fetch16(entries + 2 * ((position + i) & mask))
+        if head >= size:
+            return i
+        offset = fetch64(table + DESC_BYTES * head) - region_guest
+        rest = fetch64(table + DESC_BYTES * head + 8)
+        length = rest & 0xFFFFFFFF
+        if (rest >> 32) & DESC_SHAPE != DESC_WRITE or offset < 0 or length > region_bytes - offset:
+            return i
+        prefetch(region_host + offset)
+        if length < load32(packet + PKT_LEN) + header:
+            return i
+        if load16(packet + NB_SEGS) != 1 or load64(packet + OL_FLAGS) & OL_TX_WORK:
+            return i
+        prefetch(load64(packet + BUF_ADDR) + load16(packet + DATA_OFF))
+        store64(plan + 16 * i, region_host + offset)
+        store64(plan + 16 * i + 8, head)
+    return count
+
+
+@compiled
+def deliver(ring: Any, packets: int, count: int) -> Any:
+    """Put packets into the guest's next buffers as long as both are simple; answers (packets, their bytes)."""
+    plan = _plan()
+    count = _plan_delivery(ring, packets, count, plan)
+    mask, position, header = ring.size - 1, ring.position, ring.header_bytes
+    used, total = ring.used + RING_ENTRIES, intp(0)
+    for i in range(count):
+        packet = load64(packets + 8 * i)
+        length = load32(packet + PKT_LEN)
+        destination = load64(plan + 16 * i)
+        store64(destination, 0)
+        if header == 12:
+            store32(destination + 8, 1 << 16)
+        else:
+            store16(destination + 8, 0)
+        copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
+        slot = (position + i) & mask
+        store64(used + USED_BYTES * slot, load64(plan + 16 * i + 8) | (length + header) << 32)
+        total += length
+    ring.position = (position + count) & 0xFFFF
+    return count, total
+
+
+@compiled
+def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) -> Any:
+    """First pass from the guest; answers for how many packets the plan (host address, head and length) is made.
+
+    ``buffers`` is the address of the topmost buffer of the cache, ``room`` how much data one takes.
+    """
+    mask, position, size = ring.size - 1, ring.position, ring.size
+    entries, table = ring.available + RING_ENTRIES, ring.descriptors
+    region_guest, region_bytes, region_host = ring.region_guest, ring.region_bytes, ring.region_host
+    header = ring.header_bytes
+    for i in range(count):
+        head = fetch16(entries + 2 * ((position + i) & mask))
+        if head >= size:
+            return i
+        offset = fetch64(table + DESC_BYTES * head) - region_guest
+        rest = fetch64(table + DESC_BYTES * head + 8)
+        length = rest & 0xFFFFFFFF
+        if (rest >> 32) & DESC_SHAPE or offset < 0 or length > region_bytes - offset:
+            return i
+        if length <= header or length - header > room:
+            return i
+        prefetch(region_host + offset)
+        prefetch(load64(buffers - 8 * i))
+        store64(plan + 16 * i, region_host + offset)
+        store64(plan + 16 * i + 8, head | length << 32)
+    return count
+
+
+@compiled
+def collect(core: Any, ring: Any, pool: int, packets: int, count: int) -> Any:
+    """Take up to ``count`` simple packets from the guest's next buffers; answers (packets, their bytes)."""
+    cache = cache_of(core, pool)
+    have = stocked(core, pool, cache, count)
+    if have == 0:
+        return 0, 0
+    top = cache + CACHE_OBJECTS + 8 * (have - 1)
+    plan = _plan()
+    room = load16(load64(top) + BUF_LEN) - HEADROOM
+    count = _plan_collection(ring, top, min(count, have), room, plan)
+    mask, position, header = ring.size - 1, ring.position, ring.header_bytes
+    used, offloads, total = ring.used + RING_ENTRIES, ring.guest_offloads, intp(0)
+    for i in range(count):
+        source, rest = load64(plan + 16 * i), load64(plan + 16 * i + 8)
+        if offloads and fetch16(source):
+            count = i
+            break
+        length = (rest >> 32) - header
+        buffer = load64(top - 8 * i)
+        copy(load64(buffer + BUF_ADDR) + HEADROOM, source + header, length)
+        fill_in(buffer, length)
+        store64(packets + 8 * i, buffer)
+        store64(used + USED_BYTES * ((position + i) & mask), rest & 0xFFFFFFFF)
+        total += length
+    store32(cache + CACHE_LENGTH, have - count)
+    ring.position = (position + count) & 0xFFFF
+    return count, total
