@@ -26,6 +26,7 @@ async def start_port_control(config: Config, relays: Relays, stack: AsyncExitSta
     Answers the reconciler, for static VFs that a reload changes. ``stack`` stops everything.
     """
     reconciler = Reconciler(relays)
+    relays.reserved = lambda: reconciler.claimed_relays
     apply_static_vfs(reconciler, config.static_vfs)
     start_background("reconciler", reconciler.run, stack)
     source = config.port_control

@@ -18,6 +18,7 @@ class Relay:
     """One relay. ``lock`` serializes its changes.
 
     ``attachment`` and ``socket`` are what is wanted; ``vf_up`` and ``guest_up`` what the worker of ``slot`` has.
+    ``fault`` is why the last worker could not take the VF; ``session_waits``: a worker could not take the session.
     """
 
     number: int
@@ -29,12 +30,8 @@ class Relay:
     removing: bool = False
     numa_node: int = 0
     fault: str | None = None
+    session_waits: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def idle(self) -> bool:
-        """Nothing is wanted of a worker."""
-        return self.attachment is None and not self.guest_up
 
     @property
     def vf_state(self) -> VfState:
@@ -50,6 +47,12 @@ class Relay:
         """The VM side's state."""
         return VirtioState.READY if self.guest_up else VirtioState.UNINIT
 
+    @property
+    def _absence(self) -> str | None:
+        """Why the VF is not being served where no worker has refused it."""
+        absent = self.attachment is not None and not self.vf_up and not self.removing
+        return f"{self.attachment} waits for a worker process" if absent else None
+
     def snapshot(self, table: LaneTable, placement: Placement) -> RelaySnapshot:
         """The relay as stats show it."""
         cpus = placement.placed.get(self.number)
@@ -64,7 +67,7 @@ class Relay:
             numa_node=self.numa_node,
             vf_to_vm=table.counters(self.number, Direction.VF_TO_VM),
             vm_to_vf=table.counters(self.number, Direction.VM_TO_VF),
-            fault=self.fault,
+            fault=self.fault or self._absence,
         )
 
 

@@ -13,11 +13,13 @@ REMOVE_VF = "virtio_forwarder_remove_vf2()"
 ADD_SOCKET = "virtio_add_sock_dev_pair()"
 REMOVE_SOCKET = "virtio_remove_sock_dev_pair()"
 QUERY = "virtio_query_pci()"
+SET_CPUS = "virtio_set_relay_cpus()"
 
 BAD_RELAY = 1
 RELAY_BUSY = 8
 MEMBER_IN_USE = 3
 PROBE_FAILED = 2
+SOCKET_FAILED = 5
 
 _VF_STAGES = {"probe": 2, "configure": 4, "start": 4, "rx_queue": 5, "tx_queue": 6, "busy": 8, "memory": -1}
 _BOND_STAGES = _VF_STAGES | {"bond_create": 2, "rx_queue": 4, "tx_queue": 4, "bond_member": 5, "start": 6}

@@ -82,14 +82,16 @@ class Workers:
         self._slots.append(slot)
         return slot
 
-    async def reserve(self, ports: int) -> Slot:
+    async def reserve(self, ports: int, preferred: Slot | None = None) -> Slot:
         """A slot with room for that many more DPDK ports, which are taken; a new process where there is none.
+
+        ``preferred`` is taken if it has the room, else the first that has.
 
         Raises:
             WorkerError: no process can be started, or none will ever have the room.
         """
         async with self._growing:
-            for slot in self._slots:
+            for slot in filter(None, (preferred, *self._slots)):
                 if slot.ports + ports <= slot.process.facts["max_ports"]:
                     slot.ports += ports
                     return slot
@@ -101,6 +103,7 @@ class Workers:
             except StartupError as error:
                 raise WorkerError(f"no more worker processes: {error}") from error
             slot.ports += ports
+            self.prepare_spare()
             return slot
 
     async def stop(self) -> None:

@@ -1,0 +1,289 @@
+"""What workers have of the relays: gives them what is wanted, and gives it to their successors when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from vio4wd.daemon.relay_state import Relay, ports_of
+from vio4wd.devices import Attachment
+from vio4wd.errors import WorkerError
+from vio4wd.relay.messages import Event, attachment_to_json
+from vio4wd.relay.placement import Placement
+from vio4wd.relay.ports import PortStage
+from vio4wd.relay.worker_process import CommandError
+from vio4wd.relay.workers import Slot, Workers
+from vio4wd.vhostuser.broker import Broker
+
+log = logging.getLogger(__name__)
+
+ADD_LIMIT_S = 30.0
+"""Probing a PCI device resets it, which takes a second and more."""
+
+RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between attempts to put back what a new worker could not take; the last repeats."""
+
+RESTART_PATIENCE_S = 1.5
+"""How long a request waits for a worker that is being replaced; clients of port control give up after 2 s."""
+
+VF_FIRST_S = 0.5
+"""How long a new worker may take for a VF before the guest gets its session back without it.
+
+With the VF first the guest's packets wait in its rings; but a guest that waits for an answer must not wait long.
+"""
+
+
+class Carrier:
+    """Has workers carry relays; the session broker's back end and the workers' listener. ``connect`` completes it.
+
+    A relay is *on* a slot (a worker process and its successors) while it has a VF or a front end.
+    """
+
+    def __init__(self, relays: Sequence[Relay], placement: Placement) -> None:
+        self._relays = relays
+        self._placement = placement
+        self._retries: dict[int, asyncio.Task[None]] = {}
+        self._workers: Workers
+        self._broker: Broker
+
+    def connect(self, workers: Workers, broker: Broker) -> None:
+        """Set the parts that in turn know this one."""
+        self._workers, self._broker = workers, broker
+
+    async def close(self) -> None:
+        """Stop retrying; workers and broker are stopped by their owner."""
+        for task in self._retries.values():
+            task.cancel()
+        await asyncio.gather(*self._retries.values(), return_exceptions=True)
+
+    # What the controller asks; it holds the relay's lock
+
+    async def put_vf(self, state: Relay, device: Attachment) -> None:
+        """Have a worker add a device, moving the relay with its session to a process with room if need be.
+
+        Raises:
+            WorkerError: the device was not added; a relay that was moved stays where it is now.
+        """
+        ports = ports_of(device)
+        slot = await self._workers.reserve(ports, state.slot)
+        try:
+            await _restarted(slot)
+            if state.slot is None:
+                self._enter(state, slot)
+            elif state.slot is not slot:
+                await self._move(state, slot)
+            await self.place(state)
+            await self._add_port(state, slot, device)
+        except BaseException:
+            slot.ports -= ports
+            self.leave_if_idle(state)
+            raise
+
+    async def take_vf(self, state: Relay) -> None:
+        """Have the worker remove the relay's device. A worker that dies meanwhile has removed it, too.
+
+        Raises:
+            WorkerError: the worker refused or did not answer in time; the device is still wanted.
+        """
+        assert state.attachment is not None
+        slot = _slot(state)
+        process = slot.process
+        state.removing = True
+        try:
+            if state.vf_up:
+                await process.call("remove_port", relay=state.number)
+        except CommandError as error:
+            if error.kind != PortStage.NO_VF.value:  # an earlier removal failed after the port had been given up
+                raise
+        except WorkerError:
+            if process.alive:
+                raise
+        finally:
+            state.removing = False
+        slot.ports -= ports_of(state.attachment)
+        state.attachment, state.vf_up, state.fault = None, False, None
+        self.leave_if_idle(state)
+
+    async def place(self, state: Relay) -> None:
+        """Tell the worker the relay's CPUs. One that is away is told when it is back.
+
+        Raises:
+            CommandError: a living worker refused.
+        """
+        cpus = self._placement.place(state.number)
+        if state.slot is None:
+            return
+        try:
+            await state.slot.call("place", relay=state.number, vf_cpu=cpus.vf_to_vm, virtio_cpu=cpus.vm_to_vf)
+        except CommandError:
+            raise
+        except WorkerError as error:
+            log.info("relay %d: its CPUs are told to the next worker process: %s", state.number, error)
+
+    def leave_if_idle(self, state: Relay) -> None:
+        """Take a relay that has neither VF nor front end off its worker and its CPUs."""
+        if state.attachment is None and not self._broker.connected(state.number):
+            self._leave(state)
+            self._placement.release(state.number)
+
+    # What the session broker asks
+
+    async def attach(self, relay: int, path: Path) -> None:
+        """See BackEnd.attach."""
+        state = self._relays[relay]
+        if state.slot is None:
+            self._enter(state, self._workers.slots[0])
+        if not _slot(state).process.alive:
+            self._broker.worker_lost([relay])
+            raise WorkerError(f"relay {relay}: the session waits for the next worker process")
+        await self.place(state)
+        await _slot(state).call("attach", relay=relay, path=str(path))
+
+    async def detach(self, relay: int, path: Path) -> None:
+        """See BackEnd.detach."""
+        await _slot(self._relays[relay]).call("detach", relay=relay, path=str(path))
+
+    async def pause(self, relay: int) -> None:
+        """See BackEnd.pause."""
+        await _slot(self._relays[relay]).call("pause", relay=relay)
+
+    async def resume(self, relay: int) -> None:
+        """See BackEnd.resume."""
+        await _slot(self._relays[relay]).call("resume", relay=relay)
+
+    def saved_ring_base(self, relay: int, ring: int) -> int | None:
+        """See BackEnd.saved_ring_base: the library engine saves none."""
+        return None
+
+    def front_end_changed(self, relay: int) -> None:
+        """A front end has connected or left; a change of the relay that is under way looks at its end by itself."""
+        state = self._relays[relay]
+        if not state.lock.locked():
+            self.leave_if_idle(state)
+
+    # What workers report
+
+    def worker_lost(self, slot: Slot) -> None:
+        """See Listener.worker_lost."""
+        for number in slot.relays:
+            self._relays[number].vf_up = False
+            self._relays[number].guest_up = False
+        self._broker.worker_lost(sorted(slot.relays))
+
+    async def worker_back(self, slot: Slot) -> None:
+        """See Listener.worker_back: VFs first, then sessions, every relay by itself."""
+        await asyncio.gather(*(self._put_back(self._relays[number]) for number in sorted(slot.relays)))
+
+    def worker_event(self, slot: Slot, event: Event) -> None:
+        """See Listener.worker_event."""
+        if event.event == "guest":
+            state = self._relays[event.args["relay"]]
+            if state.slot is not slot:
+                return
+            state.guest_up = event.args["connected"]
+            if state.guest_up and event.args["numa_node"] >= 0:
+                state.numa_node = event.args["numa_node"]
+        elif event.event == "lane_fault":
+            log.warning("relay %(relay)d: %(direction)s lane of queue pair %(queue_pair)d: %(message)s", event.args)
+
+    # How it is done
+
+    async def _add_port(self, state: Relay, slot: Slot, device: Attachment) -> None:
+        process = slot.process
+        arguments = attachment_to_json(device)
+        result = await process.call("add_port", limit_s=ADD_LIMIT_S, relay=state.number, **arguments)
+        state.numa_node = result["numa_node"]
+        # A worker may answer and die before this is resumed; its successor is then being told already.
+        state.vf_up = process.alive and slot.process is process
+
+    async def _move(self, state: Relay, slot: Slot) -> None:
+        """Take the relay's session, if any, from its worker to another one."""
+        log.info("relay %d: moves from worker process %d to %d", state.number, _slot(state).number, slot.number)
+        await self._broker.release(state.number)
+        self._leave(state)
+        self._enter(state, slot)
+        await self.place(state)
+        await self._replay(state)
+
+    async def _put_back(self, state: Relay) -> None:
+        """Give a new worker what its predecessor had of a relay."""
+        vf = asyncio.ensure_future(self._restore_vf(state))
+        try:
+            await asyncio.wait([vf], timeout=VF_FIRST_S)
+            await self._replay(state)
+            await vf
+        finally:
+            vf.cancel()
+
+    async def _restore_vf(self, state: Relay) -> None:
+        """Have the worker add the VF that is wanted, if it has not; try again later if it cannot."""
+        async with state.lock:
+            slot = state.slot
+            if slot is None or not slot.process.alive:
+                return
+            await self.place(state)
+            if state.attachment is None or state.vf_up:
+                return
+            try:
+                await self._add_port(state, slot, state.attachment)
+            except WorkerError as error:
+                if state.fault != str(error):
+                    message = "relay %d: %s could not be put back and is tried again: %s"
+                    log.error(message, state.number, state.attachment, error)
+                state.fault = str(error)
+                self._retry_later(state)
+                return
+            if state.fault is not None:
+                log.info("relay %d: %s is back", state.number, state.attachment)
+            state.fault = None
+
+    async def _replay(self, state: Relay) -> None:
+        """Give the relay's session, if it waits for one, to the worker; try again later if that refuses."""
+        try:
+            await self._broker.replay(state.number)
+        except WorkerError as error:
+            log.error("%s; it is tried again", error)
+            state.session_waits = True
+            self._retry_later(state)
+        else:
+            state.session_waits = False
+
+    def _retry_later(self, state: Relay) -> None:
+        task = self._retries.get(state.number)
+        if task is None or task.done():
+            self._retries[state.number] = asyncio.create_task(self._retry(state), name=f"retry of relay {state.number}")
+
+    async def _retry(self, state: Relay) -> None:
+        attempt = 0
+        while state.fault is not None or state.session_waits:
+            await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
+            attempt += 1
+            await self._restore_vf(state)
+            if state.session_waits:
+                await self._replay(state)
+
+    def _enter(self, state: Relay, slot: Slot) -> None:
+        slot.relays.add(state.number)
+        state.slot = slot
+
+    def _leave(self, state: Relay) -> None:
+        if state.slot is not None:
+            state.slot.relays.discard(state.number)
+        state.slot, state.guest_up = None, False
+
+
+def _slot(state: Relay) -> Slot:
+    if state.slot is None:
+        raise WorkerError(f"relay {state.number} is on no worker")
+    return state.slot
+
+
+async def _restarted(slot: Slot) -> None:
+    """Wait a little for a process that is being replaced."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RESTART_PATIENCE_S):
+            while not slot.process.alive:
+                await asyncio.sleep(0.01)
