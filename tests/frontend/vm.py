@@ -285,24 +285,18 @@ class FrontEnd:
     def poll(self, pair: int = 0) -> list[Packet]:
         """Frames that have arrived; their buffers are offered again."""
         queue = self.pairs[pair]
-        packets = []
-        done = queue.rx.take_used()
+        packets: list[Packet] = []
+        # Heads may be taken anew as soon as a buffer is offered again: look all of them up before.
+        done = [(queue.rx_buffers.pop(head), written) for head, written in queue.rx.take_used()]
         while done:
-            header, data, count = b"", b"", 1
-            for position in range(len(done)):
-                head, written = done[position]
-                guest = queue.rx_buffers.pop(head)
-                content = self.memory.read(guest, written)
+            first = self.memory.read(*done[0])
+            header = first[: self.header_bytes]
+            count = struct.unpack_from("<H", header, 10)[0] if self.features & F_MRG_RXBUF else 1
+            assert 1 <= count <= len(done), f"a frame of {count} buffers, {len(done)} are there"
+            rest = b"".join(self.memory.read(guest, written) for guest, written in done[1:count])
+            packets.append(Packet(first[self.header_bytes :] + rest, header, count))
+            for guest, _ in done[:count]:
                 self._offer_rx(queue, guest, BUFFER_BYTES)
-                if not header:
-                    header, content = content[: self.header_bytes], content[self.header_bytes :]
-                    count = struct.unpack_from("<H", header, 10)[0] if self.features & F_MRG_RXBUF else 1
-                data += content
-                if position + 1 == count:
-                    break
-            else:
-                raise AssertionError(f"a frame of {count} buffers, only {len(done)} are there")
-            packets.append(Packet(data, header, count))
             done = done[count:]
         if packets:
             queue.rx.publish()

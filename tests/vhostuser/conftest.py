@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from frontend import fd_count
 
 sys.path.insert(0, str(Path(__file__).parent))

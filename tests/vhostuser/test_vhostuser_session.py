@@ -10,8 +10,8 @@ import time
 import pytest
 from broker_thread import BrokerThread, wait_until
 from fake_back_end import FakeBackEnd
-from frontend import Closed, FrontEnd, GuestMemory, Wire, fd_count, listen
 
+from frontend import Closed, FrontEnd, GuestMemory, Wire, fd_count, listen
 from vio4wd.errors import WorkerError
 from vio4wd.vhostuser import Options, SessionState, SocketMode
 from vio4wd.vhostuser.requests import ProtocolFeature, Request

@@ -8,7 +8,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -362,11 +362,25 @@ class Session:
         self._forget_pending()
         self._record.close()
         try:
-            await self._back.leave()
+            await _to_the_end(self._back.leave())
         finally:
             self._settle_release()
             if self._replay is not None:
                 resolve(self._replay)
+
+
+async def _to_the_end(work: Coroutine[None, None, None]) -> None:
+    """Finish ``work`` even when this task is cancelled meanwhile; the cancellation comes after it."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _interrupt(call_fds: list[int]) -> None:
