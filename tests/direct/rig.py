@@ -33,7 +33,7 @@ from stand_ins import (
 
 from vio4wd.dpdk_ffi.vhost import Region, VringInfo
 from vio4wd.relay import mbuf
-from vio4wd.relay.direct import engine, general
+from vio4wd.relay.direct import engine
 from vio4wd.relay.direct.ring_record import RingRule
 from vio4wd.relay.direct.rings import load_ring
 from vio4wd.relay.lanes import LANE_PADDED, Engine, LaneMode
@@ -69,7 +69,7 @@ class GuardedMemory:
         assert _libc.munmap(self._base, self.size + 2 * PAGE) == 0
 
 
-_general = general.compile_general(cached=False)
+_parts = [part.compile(cached=False) for part in engine.PARTS]
 
 
 @numba.njit(intp(intp, intp), error_model="numpy")

@@ -14,7 +14,6 @@ from numba import cfunc, types
 
 from vio4wd.relay import library_engine
 from vio4wd.relay.direct import engine as direct_engine
-from vio4wd.relay.direct.general import compile_general
 from vio4wd.relay.lanes import LANE_RECORD_OFFSETS, LANE_STRIDE, Engine, LaneMode
 from vio4wd.relay.lcore_record import LCORE
 from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc
@@ -98,6 +97,6 @@ class CompiledLoop:
 
 def compile_loop(*, cached: bool) -> CompiledLoop:
     """Compile the loop, or load it from numba's disk cache."""
-    general = compile_general(cached=cached)
+    parts = [part.compile(cached=cached) for part in direct_engine.PARTS]
     loop = cfunc(types.int32(types.intp), error_model="numpy", cache=cached)(_loop)
-    return CompiledLoop(loop.address, (loop, *general))
+    return CompiledLoop(loop.address, (loop, *parts))

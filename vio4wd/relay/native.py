@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,10 +19,34 @@ compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfun
 """Decorator for functions that only compiled code calls."""
 
 
+def _caller(signature: Any, generate: Any, parameters: int) -> Any:
+    """An intrinsic of so many parameters, 1 to 6."""
+
+    def call1(typing: Any, a: Any) -> Any:
+        return signature, generate
+
+    def call2(typing: Any, a: Any, b: Any) -> Any:
+        return signature, generate
+
+    def call3(typing: Any, a: Any, b: Any, c: Any) -> Any:
+        return signature, generate
+
+    def call4(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return signature, generate
+
+    def call5(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return signature, generate
+
+    def call6(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
+        return signature, generate
+
+    return intrinsic((call1, call2, call3, call4, call5, call6)[parameters - 1])
+
+
 def native(result: Any, *parameters: Any) -> Any:
     """Make ``call(address, *arguments)`` for compiled code: a C call through a function's address.
 
-    ``result`` and ``parameters`` are numba types (``types.void`` for no result). Two to five parameters.
+    ``result`` and ``parameters`` are numba types (``types.void`` for no result). One to five parameters.
     """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -29,54 +55,36 @@ def native(result: Any, *parameters: Any) -> Any:
         answer = builder.call(builder.inttoptr(values[0], function.as_pointer()), list(values[1:]))
         return context.get_dummy_value() if result is types.void else answer
 
-    signature = result(types.intp, *parameters)
-
-    def call1(typing: Any, address: Any, a: Any) -> Any:
-        return signature, generate
-
-    def call2(typing: Any, address: Any, a: Any, b: Any) -> Any:
-        return signature, generate
-
-    def call3(typing: Any, address: Any, a: Any, b: Any, c: Any) -> Any:
-        return signature, generate
-
-    def call4(typing: Any, address: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        return signature, generate
-
-    def call5(typing: Any, address: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return signature, generate
-
-    return intrinsic((call1, call2, call3, call4, call5)[len(parameters) - 1])
+    return _caller(result(types.intp, *parameters), generate, 1 + len(parameters))
 
 
-def separate(name: str, parameters: int) -> Any:
-    """Make ``call(*arguments)``: a call of a function that was compiled by itself and given a name by ``offer``.
+@dataclass(frozen=True)
+class Part:
+    """Compiled code that stands by itself: ``function`` of so many intp ``parameters``, answering intp.
 
-    Arguments and result are intp. This keeps large, rare code out of the functions that call it, and out of the time
-    that their compilation takes.
+    This keeps large or rare code out of the functions that call it, and out of the time that their compilation takes.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(_I64, [_I64] * parameters)
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), list(values))
+    name: str
+    function: Callable[..., Any]
+    parameters: int
 
-    signature = types.intp(*[types.intp] * parameters)
+    @property
+    def call(self) -> Any:
+        """For compiled code: a call of this part, which must be compiled before the caller is."""
 
-    def call2(typing: Any, a: Any, b: Any) -> Any:
-        return signature, generate
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            kind = ir.FunctionType(_I64, [_I64] * self.parameters)
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, self.name), list(values))
 
-    def call4(typing: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-        return signature, generate
+        return _caller(types.intp(*[types.intp] * self.parameters), generate, self.parameters)
 
-    return intrinsic({2: call2, 4: call4}[parameters])
-
-
-def offer(name: str, function: Any, parameters: int, *, cached: bool) -> Any:
-    """Compile ``function`` (of intp, answering intp) for ``separate`` calls; the result must be kept alive."""
-    signature = types.intp(*[types.intp] * parameters)
-    made = numba.cfunc(signature, error_model="numpy", cache=cached)(function)
-    llvm.add_symbol(name, made.address)
-    return made
+    def compile(self, *, cached: bool) -> Any:
+        """Compile it and make it callable by its name; the result must be kept alive."""
+        signature = types.intp(*[types.intp] * self.parameters)
+        made = numba.cfunc(signature, error_model="numpy", cache=cached)(self.function)
+        llvm.add_symbol(self.name, made.address)
+        return made
 
 
 def loader(bits: int, *, acquire: bool = False, once: bool = False) -> Any:

@@ -16,8 +16,8 @@ from vio4wd.relay.direct.chains import HAND_OVER
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET, LaneMode
 from vio4wd.relay.library_engine import packet_bytes
 from vio4wd.relay.mbuf import PKT_LEN
-from vio4wd.relay.native import compiled, load16, load32, load64, native, stack_space
-from vio4wd.relay.records import ring_at
+from vio4wd.relay.native import Part, compiled, load16, load32, load64, native, stack_space
+from vio4wd.relay.records import core_at, lane_at, ring_at
 
 HELD = LANE_RECORD_OFFSETS["held"]
 
@@ -45,6 +45,10 @@ _get_base = native(types.int32, types.int32, types.uint16, types.intp, types.int
 _vring_call = native(types.int32, types.int32, types.uint16)
 _bases = stack_space(4)
 
+_deliver_split, _collect_split, _publish_split = split.DELIVER.call, split.COLLECT.call, split.PUBLISH.call
+_deliver_packed, _collect_packed, _publish_packed = packed.DELIVER.call, packed.COLLECT.call, packed.PUBLISH.call
+_deliver_any, _collect_any = general.DELIVER.call, general.COLLECT.call
+
 
 @compiled
 def _fault(lane: Any, ring: Any, rule: int) -> None:
@@ -53,14 +57,14 @@ def _fault(lane: Any, ring: Any, rule: int) -> None:
 
 
 @compiled
-def _publish(core: Any, ring: Any) -> None:
+def _publish(core: Any, ring: Any, ring_address: int) -> None:
     if ring.position == ring.published:
         return
     ring.unsynced += 1
     if ring.packed:
-        packed.publish(core, ring)
+        _publish_packed(core.own_address, ring_address)
     else:
-        split.publish(core, ring)
+        _publish_split(core.own_address, ring_address)
 
 
 @compiled
@@ -69,9 +73,9 @@ def _offered(ring: Any) -> Any:
 
 
 @compiled
-def _to_library(core: Any, lane: Any, ring: Any) -> None:
+def _to_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     """Let rte_vhost know where the ring is."""
-    _publish(core, ring)
+    _publish(core, ring, ring_address)
     base = types.uint16(ring.position)
     _set_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
     if ring.unsynced * BURST > MAX_UNSYNCED:
@@ -92,8 +96,8 @@ def _from_library(core: Any, lane: Any, ring: Any) -> None:
 
 
 @compiled
-def _library_deliver(core: Any, lane: Any, ring: Any, packets: int, count: int) -> Any:
-    _to_library(core, lane, ring)
+def _library_deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
+    _to_library(core, lane, ring, ring_address)
     taken = _enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), packets, types.uint16(count))
     _from_library(core, lane, ring)
     lane.library_bursts += 1
@@ -101,8 +105,8 @@ def _library_deliver(core: Any, lane: Any, ring: Any, packets: int, count: int) 
 
 
 @compiled
-def _library_collect(core: Any, lane: Any, ring: Any, packets: int, count: int) -> Any:
-    _to_library(core, lane, ring)
+def _library_collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
+    _to_library(core, lane, ring, ring_address)
     got = _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(count))
     _from_library(core, lane, ring)
     lane.library_bursts += got != 0
@@ -110,10 +114,10 @@ def _library_collect(core: Any, lane: Any, ring: Any, packets: int, count: int) 
 
 
 @compiled
-def _deliver_simple(ring: Any, packets: int, count: int) -> Any:
+def _deliver_simple(ring: Any, ring_address: int, packets: int, count: int) -> Any:
     if ring.packed:
-        return packed.deliver(ring, packets, count)
-    return split.deliver(ring, packets, min(count, (ring.limit - ring.position) & 0xFFFF))
+        return _deliver_packed(ring_address, packets, count)
+    return _deliver_split(ring_address, packets, min(count, (ring.limit - ring.position) & 0xFFFF))
 
 
 @compiled
@@ -121,22 +125,22 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
     """Offer packets to the guest and count them; answers (packets done with: sent or dropped, their bytes)."""
     done, size, dropped, dropped_size = intp(0), intp(0), intp(0), intp(0)
     while True:
-        taken, taken_size = _deliver_simple(ring, packets + 8 * done, count - done)
+        taken = _deliver_simple(ring, ring_address, packets + 8 * done, count - done)
         done += taken
-        size += taken_size
+        size += ring.moved
         ring.simple_pkts += taken
         if done == count:
             break
         packet = load64(packets + 8 * done)
         length = load32(packet + PKT_LEN)
-        outcome = general.deliver(ring_address, packet)
+        outcome = _deliver_any(ring_address, packet)
         if outcome == _DONE:
             ring.general_pkts += 1
         elif outcome == _CANNOT:
             dropped += 1
             dropped_size += length
         elif outcome == -HAND_OVER:
-            taken = _library_deliver(core, lane, ring, packets + 8 * done, count - done)
+            taken = _library_deliver(core, lane, ring, ring_address, packets + 8 * done, count - done)
             size += packet_bytes(packets + 8 * done, taken)
             done += taken
             break
@@ -148,7 +152,7 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
         size += length
         if done == count:
             break
-    _publish(core, ring)
+    _publish(core, ring, ring_address)
     lane.sent_pkts += done - dropped
     lane.sent_bytes += size - dropped_size
     lane.queue_full_pkts += dropped
@@ -156,8 +160,10 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
     return done, size
 
 
-@compiled
-def _vf_to_vm(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
+def _vf_to_vm(core_address: int, address: int) -> Any:
+    core, lane, packets = core_at(core_address), lane_at(address), address + HELD
+    ring_address = address + RING_OFFSET
+    ring = ring_at(ring_address)
     room = _offered(ring)
     if room <= 0:
         if room < 0:
@@ -184,11 +190,11 @@ def _vf_to_vm(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) 
 
 
 @compiled
-def _collect_simple(core: Any, lane: Any, ring: Any, packets: int, count: int) -> Any:
+def _collect_simple(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
     if ring.packed:
-        return packed.collect(core, ring, lane.mempool, packets, count)
+        return _collect_packed(core.own_address, ring_address, lane.mempool, packets, count)
     offered = (ring.limit - ring.position) & 0xFFFF
-    return split.collect(core, ring, lane.mempool, packets, min(count, offered))
+    return _collect_split(core.own_address, ring_address, lane.mempool, packets, min(count, offered))
 
 
 @compiled
@@ -196,13 +202,13 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
     """Take up to a burst of packets from the guest; answers (packets, their bytes)."""
     count, size = intp(0), intp(0)
     while True:
-        taken, taken_size = _collect_simple(core, lane, ring, packets + 8 * count, intp(BURST) - count)
+        taken = _collect_simple(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
         count += taken
-        size += taken_size
+        size += ring.moved
         ring.simple_pkts += taken
         if count == BURST:
             break
-        outcome = general.collect(core.own_address, ring_address, lane.mempool, packets + 8 * count)
+        outcome = _collect_any(core.own_address, ring_address, lane.mempool, packets + 8 * count)
         if outcome > 0:
             ring.general_pkts += 1
             count += 1
@@ -211,13 +217,13 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
                 break
             continue
         if outcome == -HAND_OVER:
-            taken = _library_collect(core, lane, ring, packets + 8 * count, intp(BURST) - count)
+            taken = _library_collect(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
             size += packet_bytes(packets + 8 * count, taken)
             count += taken
         elif outcome != _NOTHING:
             _fault(lane, ring, -outcome)
         break
-    _publish(core, ring)
+    _publish(core, ring, ring_address)
     return count, size
 
 
@@ -227,7 +233,7 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
     ring.idle_polls += 1
     if ring.idle_polls >= POLLS_BEFORE_LIBRARY:
         ring.idle_polls = 0
-        count = _library_collect(core, lane, ring, packets, intp(BURST))
+        count = _library_collect(core, lane, ring, ring_address, packets, intp(BURST))
         size = packet_bytes(packets, count)
     else:
         offered = _offered(ring)
@@ -245,8 +251,10 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
     return count
 
 
-@compiled
-def _vm_to_vf(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
+def _vm_to_vf(core_address: int, address: int) -> Any:
+    core, lane, packets = core_at(core_address), lane_at(address), address + HELD
+    ring_address = address + RING_OFFSET
+    ring = ring_at(ring_address)
     received = intp(0)
     if lane.held_count == 0:
         received = _receive(core, lane, ring, ring_address, packets)
@@ -264,14 +272,31 @@ def _vm_to_vf(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) 
     return received + sent
 
 
+_VF_TO_VM = Part("vio4wd_direct_vf_to_vm", _vf_to_vm, 2)
+_VM_TO_VF = Part("vio4wd_direct_vm_to_vf", _vm_to_vf, 2)
+_vf_to_vm_call, _vm_to_vf_call = _VF_TO_VM.call, _VM_TO_VF.call
+
+PARTS = (
+    split.DELIVER,
+    split.COLLECT,
+    split.PUBLISH,
+    packed.DELIVER,
+    packed.COLLECT,
+    packed.PUBLISH,
+    general.DELIVER,
+    general.COLLECT,
+    _VF_TO_VM,
+    _VM_TO_VF,
+)
+"""What the engine consists of; to be compiled in this order, before whatever calls ``forward``."""
+
+
 @compiled
 def forward(core: Any, lane: Any, address: int) -> Any:
     """Move one burst from the near side to the far side; answers how many packets moved.
 
     ``core`` is the lcore's record, ``lane`` the lane's, ``address`` where the lane lies. The lane's ring is loaded.
     """
-    ring_address = address + RING_OFFSET
-    ring = ring_at(ring_address)
     if lane.direction == 0:
-        return _vf_to_vm(core, lane, ring, ring_address, address + HELD)
-    return _vm_to_vf(core, lane, ring, ring_address, address + HELD)
+        return _vf_to_vm_call(core.own_address, address)
+    return _vm_to_vf_call(core.own_address, address)

@@ -33,12 +33,11 @@ from vio4wd.relay.mbuf import (
     PKT_LEN,
 )
 from vio4wd.relay.native import (
+    Part,
     compiled,
     load16,
     load32,
     load64,
-    offer,
-    separate,
     stack_space,
     store16,
     store32,
@@ -222,17 +221,5 @@ def _collect(core_address: int, address: int, pool: int, packets: int) -> Any:
     return length
 
 
-_DELIVER, _COLLECT = "vio4wd_general_deliver", "vio4wd_general_collect"
-
-deliver = separate(_DELIVER, 2)
-"""``deliver(ring, packet)`` for compiled code, the ring record by its address. Put one packet into the guest's next
-buffers; answers DONE, NOTHING, CANNOT, or minus a rule or HAND_OVER."""
-
-collect = separate(_COLLECT, 4)
-"""``collect(core, ring, pool, packets)`` for compiled code, records by their addresses. Take one packet from the
-guest's next buffer and put its pointer at ``packets``; answers its bytes, NOTHING, or minus a rule or HAND_OVER."""
-
-
-def compile_general(*, cached: bool) -> list[Any]:
-    """Compile this module, before anything that calls it; the result must be kept alive."""
-    return [offer(_DELIVER, _deliver, 2, cached=cached), offer(_COLLECT, _collect, 4, cached=cached)]
+DELIVER = Part("vio4wd_general_deliver", _deliver, 2)
+COLLECT = Part("vio4wd_general_collect", _collect, 4)

@@ -28,6 +28,7 @@ from vio4wd.relay.mbuf import (
     PKT_LEN,
 )
 from vio4wd.relay.native import (
+    Part,
     compiled,
     load16,
     load32,
@@ -39,6 +40,7 @@ from vio4wd.relay.native import (
     store64,
     store64_release,
 )
+from vio4wd.relay.records import core_at, ring_at
 
 WRAP = 1 << 15
 """The wrap counter in a position."""
@@ -91,9 +93,9 @@ def use(ring: Any, buffer: int, length: int, slots: int) -> None:
     ring.position = advanced(ring, ring.position, slots)
 
 
-@compiled
-def publish(core: Any, ring: Any) -> None:
+def _publish(core_address: int, address: int) -> Any:
     """Tell the guest what was used since the last time."""
+    core, ring = core_at(core_address), ring_at(address)
     before, position = ring.published, ring.position
     ring.saving = position
     store64_release(ring.first_slot, ring.first_word)
@@ -101,6 +103,7 @@ def publish(core: Any, ring: Any) -> None:
     ring.published = position
     ring.saved = position
     notify_packed(core, ring, before, position)
+    return 0
 
 
 @compiled
@@ -130,9 +133,9 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
     return count
 
 
-@compiled
-def deliver(ring: Any, packets: int, count: int) -> Any:
-    """Put packets into the guest's next buffers as long as both are simple; answers (packets, their bytes)."""
+def _deliver(address: int, packets: int, count: int) -> Any:
+    """Put packets into the guest's next buffers while both are simple; answers how many, their bytes in ``moved``."""
+    ring = ring_at(address)
     plan = _plan()
     count = _plan_delivery(ring, packets, count, plan)
     header, total = ring.header_bytes, intp(0)
@@ -149,7 +152,8 @@ def deliver(ring: Any, packets: int, count: int) -> Any:
         total += length
     for i in range(count):
         use(ring, load64(plan + 16 * i + 8), load32(load64(packets + 8 * i) + PKT_LEN) + header, intp(1))
-    return count, total
+    ring.moved = total
+    return count
 
 
 @compiled
@@ -179,13 +183,13 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
     return count
 
 
-@compiled
-def collect(core: Any, ring: Any, pool: int, packets: int, count: int) -> Any:
-    """Take up to ``count`` simple packets from the guest's next buffers; answers (packets, their bytes)."""
+def _collect(core_address: int, address: int, pool: int, packets: int, count: int) -> Any:
+    """Take up to ``count`` simple packets from the guest's buffers; answers how many, their bytes in ``moved``."""
+    core, ring = core_at(core_address), ring_at(address)
     cache = cache_of(core, pool)
     have = stocked(core, pool, cache, count)
     if have == 0:
-        return 0, 0
+        return 0
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
     plan = _plan()
     room = load16(load64(top) + BUF_LEN) - HEADROOM
@@ -205,4 +209,10 @@ def collect(core: Any, ring: Any, pool: int, packets: int, count: int) -> Any:
     for i in range(count):
         use(ring, (load64(plan + 16 * i + 8) >> 32) & 0xFFFF, intp(0), intp(1))
     store32(cache + CACHE_LENGTH, have - count)
-    return count, total
+    ring.moved = total
+    return count
+
+
+DELIVER = Part("vio4wd_packed_deliver", _deliver, 3)
+COLLECT = Part("vio4wd_packed_collect", _collect, 5)
+PUBLISH = Part("vio4wd_packed_publish", _publish, 2)

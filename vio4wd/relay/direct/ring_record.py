@@ -32,6 +32,7 @@ RING = np.dtype(
         ("published", "i8"),  # what the guest has been told: ``position`` but within a burst
         ("limit", "i8"),  # split: end of what the guest offered when the burst began
         ("announced", "i8"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
+        ("moved", "i8"),  # bytes of the packets that were just delivered or collected
         ("first_slot", "i8"),  # packed: address of the first used descriptor of the burst, 0: none
         ("first_word", "i8"),  # packed: its second word, which is written last
         ("unsynced", "i8"),  # buffers used since rte_vhost last noted where it is

@@ -29,6 +29,7 @@ from vio4wd.relay.mbuf import (
     PKT_LEN,
 )
 from vio4wd.relay.native import (
+    Part,
     compiled,
     load16,
     load32,
@@ -40,6 +41,7 @@ from vio4wd.relay.native import (
     store32,
     store64,
 )
+from vio4wd.relay.records import core_at, ring_at
 
 RING_ENTRIES = 4
 """Offset of the entries of the available and the used ring; their index is at 2."""
@@ -67,15 +69,16 @@ def use(ring: Any, head: int, length: int) -> None:
     ring.position = (ring.position + 1) & 0xFFFF
 
 
-@compiled
-def publish(core: Any, ring: Any) -> None:
+def _publish(core_address: int, address: int) -> Any:
     """Tell the guest what was used since the last time."""
+    core, ring = core_at(core_address), ring_at(address)
     before, position = ring.published, ring.position
     ring.saving = position
     store16_release(ring.used + INDEX, position)
     ring.published = position
     ring.saved = position
     notify_split(core, ring, before, position)
+    return 0
 
 
 @compiled
@@ -106,9 +109,9 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
     return count
 
 
-@compiled
-def deliver(ring: Any, packets: int, count: int) -> Any:
-    """Put packets into the guest's next buffers as long as both are simple; answers (packets, their bytes)."""
+def _deliver(address: int, packets: int, count: int) -> Any:
+    """Put packets into the guest's next buffers while both are simple; answers how many, their bytes in ``moved``."""
+    ring = ring_at(address)
     plan = _plan()
     count = _plan_delivery(ring, packets, count, plan)
     mask, position, header = ring.size - 1, ring.position, ring.header_bytes
@@ -127,7 +130,8 @@ def deliver(ring: Any, packets: int, count: int) -> Any:
         store64(used + USED_BYTES * slot, load64(plan + 16 * i + 8) | (length + header) << 32)
         total += length
     ring.position = (position + count) & 0xFFFF
-    return count, total
+    ring.moved = total
+    return count
 
 
 @compiled
@@ -158,13 +162,13 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
     return count
 
 
-@compiled
-def collect(core: Any, ring: Any, pool: int, packets: int, count: int) -> Any:
-    """Take up to ``count`` simple packets from the guest's next buffers; answers (packets, their bytes)."""
+def _collect(core_address: int, address: int, pool: int, packets: int, count: int) -> Any:
+    """Take up to ``count`` simple packets from the guest's buffers; answers how many, their bytes in ``moved``."""
+    core, ring = core_at(core_address), ring_at(address)
     cache = cache_of(core, pool)
     have = stocked(core, pool, cache, count)
     if have == 0:
-        return 0, 0
+        return 0
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
     plan = _plan()
     room = load16(load64(top) + BUF_LEN) - HEADROOM
@@ -185,4 +189,10 @@ def collect(core: Any, ring: Any, pool: int, packets: int, count: int) -> Any:
         total += length
     store32(cache + CACHE_LENGTH, have - count)
     ring.position = (position + count) & 0xFFFF
-    return count, total
+    ring.moved = total
+    return count
+
+
+DELIVER = Part("vio4wd_split_deliver", _deliver, 3)
+COLLECT = Part("vio4wd_split_collect", _collect, 5)
+PUBLISH = Part("vio4wd_split_publish", _publish, 2)
