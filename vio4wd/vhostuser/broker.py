@@ -21,6 +21,7 @@ _FIRST_RETRY_S = 0.05
 _LAST_RETRY_S = 0.8
 _STEADY_SESSION_S = 1.0
 _LEAVING_S = 10.0
+_CANCEL_AGAIN_S = 1.0
 
 
 class Broker:
@@ -169,10 +170,12 @@ class _Port:
 
     async def close(self) -> None:
         """End all tasks; the front end is cut off, the socket removed."""
-        tasks = [task for task in (self._task, self._serving) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending = {task for task in (self._task, self._serving) if task is not None and not task.done()}
+        while pending:
+            # Again and again: a cancellation can get lost on the way (asyncio.wait_for of Python 3.11, in a back end).
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
         if self._listener is not None:
             self._listener.close()
 
