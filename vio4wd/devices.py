@@ -78,7 +78,7 @@ class Device:
             return cls(PciAddress.parse(name).sysfs_name, arguments)
         if not _VDEV.match(name):
             raise DeviceNameError(
-                f"{devargs!r} is neither a PCI address such as 0000:05:08.1 nor DPDK devargs such as net_tap0,iface=tap0"
+                f"{devargs!r} is neither a PCI address such as 0000:05:08.1 nor devargs such as net_tap0,iface=tap0"
             )
         return cls(name, arguments)
 
@@ -120,7 +120,8 @@ class Bond:
         if not self.name.startswith(BOND_PREFIX) or not _VDEV.match(self.name):
             raise DeviceNameError(f"bond name {self.name!r}: must start with {BOND_PREFIX}, as in {BOND_PREFIX}0")
         if not 2 <= len(self.members) <= MAX_BOND_MEMBERS:
-            raise DeviceNameError(f"bond {self.name}: has {len(self.members)} members, must have 2 to {MAX_BOND_MEMBERS}")
+            count = len(self.members)
+            raise DeviceNameError(f"bond {self.name}: has {count} members, must have 2 to {MAX_BOND_MEMBERS}")
         names = [member.name for member in self.members]
         if len(set(names)) != len(names):
             raise DeviceNameError(f"bond {self.name}: the same device is given twice")

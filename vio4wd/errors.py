@@ -1,6 +1,7 @@
 """The exception tree of the project.
 
-Every message is for an operator: it names the thing (VF, relay, socket, key, line), what was wrong, and what would be right.
+Every message is for an operator: it names the thing (VF, relay, socket, key, line), what was wrong, and what would be
+right.
 """
 
 from __future__ import annotations

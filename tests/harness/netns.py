@@ -18,7 +18,7 @@ def run(*arguments: str) -> str:
 
 
 class VethPair:
-    """A veth pair: ``vf`` in the root namespace, ``peer`` in a namespace of its own, so that nothing else talks on it."""
+    """A veth pair: ``vf`` in the root namespace, ``peer`` in a namespace of its own: nothing else talks on it."""
 
     def __init__(self) -> None:
         number = f"{os.getpid() % 100000}{next(_numbers)}"

@@ -30,12 +30,12 @@ def _digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def use_cache(directory: Path | None = None) -> Path | None:
+def use_cache() -> Path | None:
     """Point numba at the cache for these sources; answers the folder, or None (and logs why) where none can be written.
 
-    ``directory`` defaults to systemd's CACHE_DIRECTORY, else ``/var/cache/virtio-forwarder``.
+    The cache is in systemd's CACHE_DIRECTORY, else in ``/var/cache/virtio-forwarder``.
     """
-    base = directory or Path(os.environ.get("CACHE_DIRECTORY") or DEFAULT_DIRECTORY)
+    base = Path(os.environ.get("CACHE_DIRECTORY") or DEFAULT_DIRECTORY)
     folder = base / f"compiled-{_digest()}"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -50,6 +50,7 @@ class Worker:
 
     def __init__(self, options: WorkerOptions, channel: Channel, table: LaneTable) -> None:
         self._channel = channel
+        cached = use_cache() is not None  # before anything is compiled, the binding's log writer included
         dpdk = load()
         mbuf.check(dpdk.layout)
         self._eal = Eal.init(
@@ -71,7 +72,7 @@ class Worker:
         self._guests = Guests(
             self._lanes, self._ports.mempool, self._guest_changed, self._guest_later, options.disabled_features
         )
-        self._loop = compile_loop(cached=use_cache(Path(options.cache_dir) if options.cache_dir else None) is not None)
+        self._loop = compile_loop(cached=cached)
         self._lcores.start(self._loop.address)
         ready = {"pid": os.getpid(), "abi": dpdk.abi, "dpdk": dpdk.version, "tsc_hz": self._eal.tsc_hz}
         channel.send(Event("ready", ready | {"max_ports": dpdk.max_ports}))

@@ -11,8 +11,7 @@ class WorkerOptions:
     """Start options of a worker.
 
     ``worker_cpus`` poll, ``main_cpu`` does the rest. ``huge_dir`` empty: hugepages without a mount point. ``log_level``
-    is Python's. ``disabled_features`` is a mask of virtio features that guests are not offered. ``cache_dir`` empty:
-    the default place for compiled code.
+    is Python's. ``disabled_features`` is a mask of virtio features that guests are not offered.
     """
 
     name: str
@@ -25,7 +24,6 @@ class WorkerOptions:
     disabled_features: int
     ring_engine: str = "auto"
     vfio_vf_token: str = ""
-    cache_dir: str = ""
 
     def encode(self) -> str:
         """As a command line argument."""
