@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vio4wd.devices import Bond, Device, DeviceNameError, PciAddress
+
+_addresses = st.builds(
+    PciAddress,
+    st.integers(0, 0xFFFFFFFF),
+    st.integers(0, 0xFF),
+    st.integers(0, 0x1F),
+    st.integers(0, 7),
+)
+
+
+@given(_addresses)
+def test_addresses_are_compared_by_value(address: PciAddress) -> None:
+    assert PciAddress.parse(str(address)) == address
+    assert PciAddress.parse(str(address).lower()) == address
+    assert Device.parse(str(address)) == Device.parse(address.sysfs_name)
+    assert Device.parse(str(address)).pci == address
+
+
+def test_the_domain_may_be_left_out() -> None:
+    assert PciAddress.parse("11:1f.3") == PciAddress(0, 0x11, 0x1F, 3)
+    assert str(PciAddress.parse("11:1f.3")) == "0000:11:1F.3"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "0000:11:22", "0000:11:20.3", "0000:11:12.8", "g000:11:12.1", "0:1:2:3.4", "11:12.3 "]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(DeviceNameError):
+        PciAddress.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "-", "Net_null0", "net null", "../x", ",size=60"])
+def test_what_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(DeviceNameError):
+        Device.parse(text)
+
+
+def test_arguments_do_not_make_another_device() -> None:
+    one, other = Device.parse("net_null0,size=60"), Device.parse("net_null0")
+    assert one.name == other.name
+    assert one.devargs == "net_null0,size=60"
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("bond0", ("net_null0", "net_null1")),
+        ("net_bonding0", ("net_null0",)),
+        ("net_bonding0", ("net_null0", "net_null0,size=60")),
+        ("net_bonding0", tuple(f"net_null{number}" for number in range(9))),
+    ],
+)
+def test_bonds_that_cannot_be(name: str, members: tuple[str, ...]) -> None:
+    with pytest.raises(DeviceNameError):
+        Bond(name, tuple(Device.parse(member) for member in members))
