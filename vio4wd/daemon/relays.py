@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from vio4wd.daemon import request_codes as codes
 from vio4wd.daemon.carrier import Carrier
@@ -44,6 +45,7 @@ class Relays:
         self._endpoint = endpoint
         self._relays = [Relay(number) for number in range(RELAYS)]
         self._claims: dict[str, int] = {}
+        self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._broker: Broker
         self.carrier = Carrier(self._relays, placement)
         self.reserved: Callable[[], Collection[int]] = frozenset
@@ -98,26 +100,16 @@ class Relays:
         """See RelayController.add_socket."""
         self._need_dynamic(codes.ADD_SOCKET, codes.SOCKET_FAILED)
         endpoint = self._usable(path)
-        while (known := self._by_path(path)) is not None:
-            async with known.lock:
-                if known.socket != path:
-                    continue  # it was taken away, or could not be added, while this waited
+        async with self._turn(path):
+            known = self._by_path(path)
+            if known is not None:
                 if conditional and known.attachment is not None and _names(device, known.attachment):
                     return known.number
                 raise RequestError(f"{path} is in use by relay {known.number}", code=1, source=codes.ADD_SOCKET)
-        holder = next((self._claims[name] for name in device_names(device) if name in self._claims), None)
-        if holder is not None:
-            raise RequestError(f"{device} is attached to relay {holder}", code=-17, source=codes.ADD_SOCKET)
-        state = self._free_relay()
-        async with state.lock:
-            state.socket = path
-            try:
-                await self._put_pair(state, endpoint, device)
-            except BaseException:
-                state.socket = None
-                raise
-        log.info("relay %d: socket %s opened for %s", state.number, path, device)
-        return state.number
+            holder = next((self._claims[name] for name in device_names(device) if name in self._claims), None)
+            if holder is not None:
+                raise RequestError(f"{device} is attached to relay {holder}", code=-17, source=codes.ADD_SOCKET)
+            return await self._put_pair(endpoint, device)
 
     async def remove_socket(
         self, path: Path | None, device: Attachment | str | None, *, conditional: bool = True
@@ -126,19 +118,17 @@ class Relays:
         self._need_dynamic(codes.REMOVE_SOCKET, 3)
         if path is None and device is None:
             raise RequestError("neither a vhost path nor a device is given", code=-1, source=codes.REMOVE_SOCKET)
-        while (state := self._by_path(path) if path is not None else self._by_device(device)) is not None:
-            async with state.lock:
-                if state.socket is None or path not in (None, state.socket):
-                    continue  # another request was quicker
-                if state.attachment is not None and not _names(device, state.attachment):
-                    if path is None:
-                        continue
-                    message = f"{state.socket} belongs to {state.attachment}, not {device}"
-                    raise RequestError(message, code=2, source=codes.REMOVE_SOCKET)
-                await self._take_pair(state, state.socket)
-                return
+        what = path or device
+        if path is None and (holder := self._by_device(device)) is not None:
+            path = holder.socket
+        if path is not None:
+            async with self._turn(path):
+                state = self._by_path(path)
+                if state is not None:
+                    await self._take_pair(state, path, device)
+                    return
         if not conditional:
-            raise RequestError(f"{path or device} is not on any relay", code=1, source=codes.REMOVE_SOCKET)
+            raise RequestError(f"{what} is not on any relay", code=1, source=codes.REMOVE_SOCKET)
 
     def query_device(self, path: Path) -> Attachment | None:
         """See RelayController.query_device."""
@@ -196,33 +186,6 @@ class Relays:
             del self._claims[name]
         log.info("relay %d: VF removed", state.number)
 
-    async def _put_pair(self, state: Relay, endpoint: Endpoint, device: Attachment) -> None:
-        try:
-            await self._put_vf(state, device)
-        except RequestError as error:
-            code = 4 if isinstance(device, Bond) else 3
-            raise RequestError(str(error), code=code, source=codes.ADD_SOCKET) from error
-        try:
-            await self._broker.open(state.number, endpoint)
-        except (ForwarderError, OSError) as error:
-            await self._take_vf(state)
-            raise RequestError(str(error), code=codes.SOCKET_FAILED, source=codes.ADD_SOCKET) from error
-
-    async def _take_pair(self, state: Relay, path: Path) -> None:
-        try:
-            await self._broker.close(state.number)
-        except (ForwarderError, OSError) as error:
-            raise RequestError(f"{path}: {error}", code=3, source=codes.REMOVE_SOCKET) from error
-        if state.attachment is not None:
-            try:
-                await self._take_vf(state)
-            except RequestError as error:
-                await self._broker.open(state.number, self._endpoint(path))
-                raise RequestError(str(error), code=4, source=codes.REMOVE_SOCKET) from error
-        state.socket = None
-        self.carrier.leave_if_idle(state)
-        log.info("relay %d: socket %s removed", state.number, path)
-
     @contextmanager
     def _claimed(self, relay: int, device: Attachment) -> Iterator[None]:
         """Claim the names of a device for a relay; given up again if the block fails."""
@@ -239,6 +202,59 @@ class Relays:
             for name in names:
                 del self._claims[name]
             raise
+
+    # Sockets with their devices; the path's turn is held
+
+    def _turn(self, path: Path) -> asyncio.Lock:
+        """Requests for one path take turns: the lock is shared while anybody holds it or waits for it."""
+        return self._turns.setdefault(path, asyncio.Lock())
+
+    async def _put_pair(self, endpoint: Endpoint, device: Attachment) -> int:
+        while True:
+            state = self._free_relay()
+            state.socket = endpoint.path
+            opened = False
+            try:
+                async with state.lock:
+                    if state.attachment is None:  # else somebody was quicker who asked for this very relay
+                        await self._put_vf_and_socket(state, endpoint, device)
+                        opened = True
+                        return state.number
+            finally:
+                if not opened:
+                    state.socket = None
+
+    async def _put_vf_and_socket(self, state: Relay, endpoint: Endpoint, device: Attachment) -> None:
+        try:
+            await self._put_vf(state, device)
+        except RequestError as error:
+            code = 4 if isinstance(device, Bond) else 3
+            raise RequestError(str(error), code=code, source=codes.ADD_SOCKET) from error
+        try:
+            await self._broker.open(state.number, endpoint)
+        except (ForwarderError, OSError) as error:
+            await self._take_vf(state)
+            raise RequestError(str(error), code=codes.SOCKET_FAILED, source=codes.ADD_SOCKET) from error
+        log.info("relay %d: socket %s opened for %s", state.number, endpoint.path, device)
+
+    async def _take_pair(self, state: Relay, path: Path, device: Attachment | str | None) -> None:
+        async with state.lock:
+            if state.attachment is not None and not _names(device, state.attachment):
+                message = f"{path} belongs to {state.attachment}, not {device}"
+                raise RequestError(message, code=2, source=codes.REMOVE_SOCKET)
+            try:
+                await self._broker.close(state.number)
+            except (ForwarderError, OSError) as error:
+                raise RequestError(f"{path}: {error}", code=3, source=codes.REMOVE_SOCKET) from error
+            if state.attachment is not None:
+                try:
+                    await self._take_vf(state)
+                except RequestError as error:
+                    await self._broker.open(state.number, self._endpoint(path))
+                    raise RequestError(str(error), code=4, source=codes.REMOVE_SOCKET) from error
+            state.socket = None
+            self.carrier.leave_if_idle(state)
+        log.info("relay %d: socket %s removed", state.number, path)
 
     def _need_dynamic(self, source: str, code: int) -> None:
         if not self._dynamic:
