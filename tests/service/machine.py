@@ -96,7 +96,7 @@ class Machine:
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a command inside; stdout and stderr come together in ``stdout``."""
         done = subprocess.run(
-            ["nsenter", "--target", str(self.init_pid), "--all", *command],
+            ["nsenter", "--target", str(self.init_pid), "--all", "--root", "--wd", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
