@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _numbers = itertools.count()
 ETH_P_ALL = 0x0003
@@ -30,17 +32,23 @@ class VethPair:
             run("ip", *prefix, "link", "set", name, "addrgenmode", "none")
             run("ip", *prefix, "link", "set", name, "up")
 
-    def open(self) -> socket.socket:
-        """A raw socket on the peer's end."""
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Run a block with this thread in the namespace: sockets that it makes are inside."""
         before = os.open("/proc/self/ns/net", os.O_RDONLY)
         inside = os.open(f"/run/netns/{self.namespace}", os.O_RDONLY)
         try:
             os_setns(inside)
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            yield
         finally:
             os_setns(before)
             os.close(before)
             os.close(inside)
+
+    def open(self) -> socket.socket:
+        """A raw socket on the peer's end."""
+        with self.entered():
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 20)
         sock.bind((self.peer, 0))
         sock.setblocking(False)
