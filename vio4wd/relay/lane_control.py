@@ -21,12 +21,16 @@ from vio4wd.relay.lcores import Lcores
 
 @dataclass(frozen=True)
 class QueueBursts:
-    """Burst functions of one queue pair of a VF and their first arguments, as addresses."""
+    """Burst functions of one queue pair of a VF and their first arguments, as addresses.
+
+    With ``pulse`` the transmit function must be called regularly, with or without packets (bonds in mode 802.3ad).
+    """
 
     rx_function: int
     rx_queue: int
     tx_function: int
     tx_queue: int
+    pulse: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,22 @@ class _Lane:
     ring: GuestRing | None = None
     burst_function: int = 0
     burst_queue: int = 0
+    pulse: bool = False
 
 
 @dataclass(frozen=True)
 class RelaySides:
-    """What a relay has at the moment. ``queues`` is empty without a VF, ``guest`` None without a VM."""
+    """What a relay has at the moment. ``queues`` is empty without a VF, ``guest`` None without a VM.
+
+    All lanes are off while it is ``paused`` (nobody may touch the guest) or ``vf_busy`` (nobody may touch the VF).
+    """
 
     queues: tuple[QueueBursts, ...] = ()
     guest: GuestView | None = None
     mempool: int = 0
     cpus: RelayCpus | None = None
     paused: bool = False
+    vf_busy: bool = False
 
 
 @dataclass
@@ -147,7 +156,7 @@ class LaneControl:
         for index in state.lanes.keys() | new.keys():
             self._write(index, new.get(index, _Lane()), state.sides)
         state.lanes = new
-        if state.sides.paused:
+        if state.sides.paused or state.sides.vf_busy:
             return
         cpus = {index: self._cpu(index, state.sides) if index in new else None for index in relay_lanes(relay)}
         if self._lcores.assign(cpus):
@@ -175,6 +184,7 @@ class LaneControl:
         record["direction"] = index & 1
         record["burst_function"] = lane.burst_function
         record["burst_queue"] = lane.burst_queue
+        record["pulse"] = lane.pulse
         record["mempool"] = sides.mempool
         record["refusals"] = 0
         if sides.guest is not None and lane.ring is not None:
@@ -200,6 +210,9 @@ def _plan(relay: int, sides: RelaySides) -> dict[int, _Lane]:
         mode = LaneMode.FORWARD if ring else LaneMode.DRAIN
         index = lane_index(relay, queue, Direction.VF_TO_VM)
         lanes[index] = _Lane(mode, ring, bursts.rx_function, bursts.rx_queue)
+        if bursts.pulse and _enabled(rings, 2 * queue + 1) is None:
+            index = lane_index(relay, queue, Direction.VM_TO_VF)
+            lanes[index] = _Lane(LaneMode.FLUSH, None, bursts.tx_function, bursts.tx_queue, pulse=True)
     for pair in range(len(rings) // 2):
         ring = _enabled(rings, 2 * pair + 1)
         if ring is None:
@@ -207,7 +220,7 @@ def _plan(relay: int, sides: RelaySides) -> dict[int, _Lane]:
         index = lane_index(relay, pair, Direction.VM_TO_VF)
         if sides.queues:
             bursts = sides.queues[pair % len(sides.queues)]
-            lanes[index] = _Lane(LaneMode.FORWARD, ring, bursts.tx_function, bursts.tx_queue)
+            lanes[index] = _Lane(LaneMode.FORWARD, ring, bursts.tx_function, bursts.tx_queue, bursts.pulse)
         else:
             lanes[index] = _Lane(LaneMode.DRAIN, ring)
     return lanes

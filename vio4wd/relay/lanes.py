@@ -81,6 +81,10 @@ LANE = np.dtype(
         ("ring_size", "i4"),
         ("engine", "i4"),
         ("refusals", "i4"),  # polls in a row that moved nothing of what is held
+        (
+            "pulse",
+            "i4",
+        ),  # call burst_function without packets, too, now and then: the VF has packets of its own to send
         # packets taken from the near side that the far side has not taken yet
         ("held_head", "i4"),
         ("held_count", "i4"),

@@ -136,6 +136,12 @@ def forward(core: Any, lane: Any, address: int) -> Any:
 
 
 @numba.njit(error_model="numpy")
+def pulse(lane: Any) -> None:
+    """Call the burst function without packets: a bond then sends what its own protocol has to say."""
+    _burst(lane.burst_function, lane.burst_queue, 0, types.uint16(0))
+
+
+@numba.njit(error_model="numpy")
 def flush(core: Any, lane: Any, address: int) -> Any:
     """Drop what the lane holds, since the far side is absent; answers how many packets."""
     packets = address + HELD

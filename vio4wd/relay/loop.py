@@ -22,6 +22,10 @@ from vio4wd.relay.records import core_at, lane_at
 IDLE_STEP_US = 1000
 """Sleep of an lcore none of whose lanes is ready to forward."""
 
+PULSE_ROUNDS = 8
+"""Rounds from one pulse of an idle lane to the next, a power of two. With the longest sleep (10 ms) this is 80 ms, and
+a bond in mode 802.3ad wants to be called every 100 ms (rte_eth_bond_8023ad.h)."""
+
 SPINS_BEFORE_SLEEP = 256
 """Rounds that moved nothing before an lcore that may sleep begins to."""
 
@@ -59,6 +63,8 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
         if count:
             lane.cycles += read_tsc() - begin
             moved += count
+        elif lane.pulse and core.epoch & (PULSE_ROUNDS - 1) == 0:
+            library_engine.pulse(lane)
     return moved, ready
 
 
