@@ -22,7 +22,9 @@ PROBE_FAILED = 2
 SOCKET_FAILED = 5
 
 _VF_STAGES = {"probe": 2, "configure": 4, "start": 4, "rx_queue": 5, "tx_queue": 6, "busy": 8, "memory": -1}
-_BOND_STAGES = _VF_STAGES | {"bond_create": 2, "rx_queue": 4, "tx_queue": 4, "bond_member": 5, "start": 6}
+_BOND_STAGES = _VF_STAGES | {
+    "bond_create": 2, "memory": 4, "rx_queue": 4, "tx_queue": 4, "bond_member": 5, "start": 6, "no_bonding": -1
+}  # fmt: skip
 _NO_CODE = 2
 
 

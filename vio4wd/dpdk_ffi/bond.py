@@ -35,6 +35,11 @@ class BondPort(EthPort):
     Modes are those of rte_eth_bond.h: 0 round robin, 1 active backup, 2 balance, 3 broadcast, 4 802.3ad, 5 TLB, 6 ALB.
     """
 
+    @staticmethod
+    def available() -> bool:
+        """Whether this DPDK has the bonding driver."""
+        return load().has("rte_eth_bond_create")
+
     @classmethod
     def create(cls, name: str, mode: int, socket_id: int = 0) -> BondPort:
         """Make a bond without members; ``name`` starts with ``net_bonding``.
@@ -56,9 +61,14 @@ class BondPort(EthPort):
         self._dpdk.call(f"{self.name}, {port.name}", self._member_function("add"), self.port_id, port.port_id)
 
     def remove_member(self, port: EthPort) -> None:
-        """Take a port out; it is stopped and can be closed or removed then."""
-        self._dpdk.call(f"{self.name}, {port.name}", self._member_function("remove"), self.port_id, port.port_id)
+        """Stop a port and take it out; it can be closed or removed then. Nobody may be in a burst function."""
         port.stop()
+        self._dpdk.call(f"{self.name}, {port.name}", self._member_function("remove"), self.port_id, port.port_id)
+
+    def refresh_promiscuous(self) -> None:
+        """Pass the promiscuous mode on to members that came after it was set; nobody may be in a burst function."""
+        if self.set_promiscuous(False):
+            self.set_promiscuous(True)
 
     def _list(self, what: str) -> tuple[int, ...]:
         out = (ctypes.c_uint16 * _MOST_MEMBERS)()

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vio4wd.devices import Attachment, Bond
+from vio4wd.devices import Attachment, Bond, BondMode
 from vio4wd.dpdk_ffi.bond import BondPort
 from vio4wd.dpdk_ffi.errors import DpdkError
 from vio4wd.dpdk_ffi.ethdev import EthPort
 from vio4wd.dpdk_ffi.mempool import Mempool
 from vio4wd.errors import WorkerError
+from vio4wd.relay.bonds import BondKeeper, OpenBond
 from vio4wd.relay.lane_control import LaneControl, QueueBursts
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class PortStage(enum.Enum):
     RX_QUEUE = "rx_queue"
     TX_QUEUE = "tx_queue"
     START = "start"
+    NO_BONDING = "no_bonding"
     BOND_CREATE = "bond_create"
     BOND_MEMBER = "bond_member"
     NO_VF = "no_vf"
@@ -69,7 +71,14 @@ def _stage(stage: PortStage, device: object) -> Iterator[None]:
 class _Port:
     attachment: Attachment
     port: EthPort
-    members: tuple[EthPort, ...] = ()
+    bond: OpenBond | None = None
+
+    def remove(self) -> None:
+        """Give everything back to DPDK, in the order that it wants."""
+        if self.bond is not None:
+            self.bond.close()
+        else:
+            self.port.remove()
 
 
 class Ports:
@@ -85,6 +94,7 @@ class Ports:
         self._ports: dict[int, _Port] = {}
         self._pools: dict[int, Mempool] = {}
         self._pools_lock = threading.Lock()
+        self._keeper = BondKeeper(lambda relay, on: lanes.set(relay, vf_busy=on))
 
     def mempool(self, relay: int, numa_node: int = -1) -> int:
         """The address of a relay's buffers, made at first use.
@@ -117,9 +127,12 @@ class Ports:
             self._ports[relay] = opened
             undo.callback(self._ports.pop, relay)
             bursts = port.burst(0)
-            queue = QueueBursts(bursts.rx_function, bursts.rx_queue, bursts.tx_function, bursts.tx_queue)
+            pulse = isinstance(attachment, Bond) and attachment.mode is BondMode.LACP
+            queue = QueueBursts(bursts.rx_function, bursts.rx_queue, bursts.tx_function, bursts.tx_queue, pulse)
             self._lanes.set(relay, queues=(queue,), mempool=self.mempool(relay))
             undo.pop_all()
+        if opened.bond is not None:
+            self._keeper.watch(relay, opened.bond)
         log.info("relay %d: added %s (port %d, NUMA node %d)", relay, attachment, port.port_id, node)
         return max(node, 0)
 
@@ -132,13 +145,12 @@ class Ports:
         port = self._ports.get(relay)
         if port is None:
             raise PortError(PortStage.NO_VF, f"relay {relay} has no VF")
-        self._lanes.set(relay, queues=())
+        self._keeper.forget(relay)
+        self._lanes.set(relay, queues=(), vf_busy=False)
         del self._ports[relay]
         try:
             with _stage(PortStage.DETACH, port.attachment):
-                port.port.remove()
-                for member in port.members:
-                    member.remove()
+                port.remove()
         finally:
             self.release_mempool(relay)
         log.info("relay %d: removed %s", relay, port.attachment)
@@ -157,6 +169,7 @@ class Ports:
 
     def close(self) -> None:
         """Remove all VFs; errors are logged."""
+        self._keeper.close()
         for relay in list(self._ports):
             try:
                 self.remove(relay)
@@ -166,23 +179,27 @@ class Ports:
             self.release_mempool(relay)
 
     def _open(self, attachment: Attachment, undo: contextlib.ExitStack) -> _Port:
-        if not isinstance(attachment, Bond):
-            with _stage(PortStage.PROBE, attachment):
-                port = EthPort.probe(attachment.devargs)
-            undo.callback(port.remove)
-            return _Port(attachment, port)
-        members = []
-        for member in attachment.members:
-            with _stage(PortStage.BOND_MEMBER, f"{attachment} member {member}"):
-                members.append(EthPort.probe(member.devargs))
-            undo.callback(members[-1].remove)
+        if isinstance(attachment, Bond):
+            return self._open_bond(attachment, undo)
+        with _stage(PortStage.PROBE, attachment):
+            port = EthPort.probe(attachment.devargs)
+        undo.callback(port.remove)
+        return _Port(attachment, port)
+
+    @staticmethod
+    def _open_bond(attachment: Bond, undo: contextlib.ExitStack) -> _Port:
+        if not BondPort.available():
+            raise PortError(PortStage.NO_BONDING, f"{attachment}: DPDK's bonding driver (librte_net_bond) is missing")
         with _stage(PortStage.BOND_CREATE, attachment):
-            bond = BondPort.create(attachment.name, attachment.mode)
-        undo.callback(bond.remove)
-        for port in members:
-            with _stage(PortStage.BOND_MEMBER, f"{attachment} member {port.name}"):
-                bond.add_member(port)
-        return _Port(attachment, bond, tuple(members))
+            port = BondPort.create(attachment.name, attachment.mode)
+        bond = OpenBond(attachment, port)
+        undo.callback(bond.close)
+        for member in bond.members:
+            with _stage(PortStage.BOND_MEMBER, f"{attachment} member {member.device}"):
+                member.attach(port)
+        with _stage(PortStage.CONFIGURE, attachment):
+            bond.set_options()
+        return _Port(attachment, port, bond)
 
     def _start(self, relay: int, attachment: Attachment, port: EthPort) -> None:
         with _stage(PortStage.CONFIGURE, attachment):
