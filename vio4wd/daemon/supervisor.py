@@ -87,7 +87,7 @@ class Supervisor:
             start_background("status", lambda: self._report_status(core), stack)
             cpus = ", ".join(map(str, core.relays.worker_cpus()))
             log.info("READY: virtio-forwarder %s on CPUs %s", __version__, cpus)
-            self._notify.ready()
+            self._notify.ready(f"relays on CPUs {cpus}")
             self._ready()
             core.workers.prepare_spare()
             await self._stop.wait()
