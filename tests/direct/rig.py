@@ -72,7 +72,7 @@ class GuardedMemory:
 _parts = [part.compile(cached=False) for part in engine.PARTS]
 
 
-@numba.njit(intp(intp, intp), error_model="numpy")
+@numba.njit(intp(intp, intp), error_model="numpy", nogil=True)
 def step(core: int, lane: int) -> Any:
     """One poll of a lane, both records by their addresses."""
     return engine.forward(core_at(core), lane_at(lane), lane)

@@ -1,0 +1,270 @@
+"""Rings that break a rule: the lane stops, says which rule, touches nothing outside, and goes on after a reset."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from drivers import INDIRECT, NEXT, WRAP, WRITE, PackedDriver, Piece, SplitDriver
+from rig import Rig
+
+from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
+from vio4wd.relay.lanes import LaneMode
+
+VERSION_1, MERGEABLE, PACKED = 1 << 32, 1 << 15, 1 << 34
+TO_VM, TO_VF = 0, 1
+END = Rig.GUEST_BASE + (1 << 20)
+TOP = 1 << 64
+MakeRig = Callable[..., Rig]
+
+
+def provoke(rig: Rig) -> None:
+    """Poll with a packet waiting, until nothing happens."""
+    if rig.lane["direction"][0] == TO_VM:
+        rig.offer(rig.pool.packet([bytes(60)]))
+    for _ in range(3):
+        rig.step()
+
+
+def expect(rig: Rig, rule: RingRule) -> None:
+    """The lane is off for this rule; after a reset it forwards again."""
+    assert rig.rule is rule
+    assert rig.lane["mode"][0] == LaneMode.OFF
+    assert rule in RULE_TEXTS
+    before = rig.counter("sent_pkts")
+    rig.pool.put(rig.avail, "u4", 0)
+    rig.pool.put(rig.used, "u4", 0)
+    rig.load(WRAP if rig.packed else 0)
+    rig.lane["mode"] = LaneMode.FORWARD
+    driver = PackedDriver(rig) if rig.packed else SplitDriver(rig)
+    guest = rig.allocate(200)
+    driver.add([Piece(guest, 200, writable=rig.lane["direction"][0] == TO_VM)])
+    if rig.packed:
+        driver.write([], 0)
+    provoke(rig)
+    assert rig.rule is RingRule.KEPT
+    assert rig.counter("sent_pkts") > before
+
+
+BAD_ADDRESSES = [0, 1, Rig.GUEST_BASE - 1, END, END - 99, END + 100, TOP - 1, TOP - 50, 1 << 63, (1 << 63) - 1, 1 << 62]
+BAD_ADDRESSES += [Rig.GUEST_BASE + (1 << 63), Rig.GUEST_BASE - 100, TOP - Rig.GUEST_BASE]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("address", BAD_ADDRESSES)
+def test_descriptor_outside_memory(rig: MakeRig, address: int, direction: int, packed: bool) -> None:
+    rig_ = _one(rig, direction, packed, address, 100, WRITE if direction == TO_VM else 0)
+    expect(rig_, RingRule.ADDRESS)
+
+
+def _one(rig: MakeRig, direction: int, packed: bool, address: int, length: int, flags: int) -> Rig:
+    """A lane that was polled with one bad descriptor."""
+    features = VERSION_1 | (PACKED if packed else 0)
+    rig_ = rig(direction, features=features, position=WRAP if packed else 0)
+    if packed:
+        PackedDriver(rig_).write([(address, length, flags)], 0)
+    else:
+        driver = SplitDriver(rig_)
+        driver.descriptor(rig_.desc, 3, address, length, flags, 4)
+        driver.make_available(3)
+    provoke(rig_)
+    return rig_
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("length", "rule"),
+    [
+        (0, RingRule.TOO_SHORT),
+        (1, RingRule.TOO_SHORT),
+        (11, RingRule.TOO_SHORT),
+        (12, RingRule.TOO_SHORT),
+        (65563, RingRule.TOO_LONG),
+        (0x7FFFFFFF, RingRule.ADDRESS),
+        (0xFFFFFFFF, RingRule.ADDRESS),
+    ],
+)
+def test_lengths_from_the_guest(rig: MakeRig, length: int, rule: RingRule, packed: bool) -> None:
+    expect(_one(rig, TO_VF, packed, Rig.GUEST_BASE + 0x8000, length, 0), rule)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("length", "rule"), [(0, RingRule.TOO_SHORT), (1, RingRule.TOO_SHORT), (11, RingRule.TOO_SHORT)])
+def test_lengths_to_the_guest(rig: MakeRig, length: int, rule: RingRule, packed: bool) -> None:
+    expect(_one(rig, TO_VM, packed, Rig.GUEST_BASE + 0x8000, length, WRITE), rule)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+def test_wrong_direction(rig: MakeRig, direction: int, packed: bool) -> None:
+    flags = 0 if direction == TO_VM else WRITE
+    expect(_one(rig, direction, packed, Rig.GUEST_BASE + 0x8000, 100, flags), RingRule.DIRECTION)
+
+
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("head", [256, 257, 0x7FFF, 0xFFFF])
+def test_head_out_of_range(rig: MakeRig, head: int, direction: int) -> None:
+    rig_ = rig(direction, features=VERSION_1)
+    SplitDriver(rig_).make_available(head)
+    provoke(rig_)
+    expect(rig_, RingRule.HEAD)
+
+
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("jump", [257, 300, 0x8000, 0xFFFF])
+def test_available_index_jumps(rig: MakeRig, jump: int, direction: int) -> None:
+    rig_ = rig(direction, features=VERSION_1)
+    rig_.pool.put(rig_.avail + 2, "u2", jump)
+    provoke(rig_)
+    expect(rig_, RingRule.AVAILABLE_INDEX)
+
+
+def test_chain_leaves_its_table(rig: MakeRig) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1)
+    driver = SplitDriver(rig_)
+    driver.descriptor(rig_.desc, 0, Rig.GUEST_BASE + 0x8000, 40, NEXT, 256)
+    driver.make_available(0)
+    provoke(rig_)
+    expect(rig_, RingRule.NEXT)
+
+
+@pytest.mark.parametrize("length", [0, 40])
+def test_chain_loops(rig: MakeRig, length: int) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1)
+    driver = SplitDriver(rig_)
+    driver.descriptor(rig_.desc, 0, Rig.GUEST_BASE + 0x8000, length, NEXT, 1)
+    driver.descriptor(rig_.desc, 1, Rig.GUEST_BASE + 0x8000, length, NEXT, 0)
+    driver.make_available(0)
+    provoke(rig_)
+    expect(rig_, RingRule.CHAIN_LENGTH)
+
+
+@pytest.mark.parametrize("length", [0, 40])
+def test_packed_chain_without_end(rig: MakeRig, length: int) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED, position=WRAP)
+    PackedDriver(rig_).write([(Rig.GUEST_BASE + 0x8000, length, NEXT)] * 256, 0)
+    provoke(rig_)
+    expect(rig_, RingRule.CHAIN_LENGTH)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("address", "length", "flags", "rule"),
+    [
+        (END, 32, INDIRECT, RingRule.INDIRECT_ADDRESS),
+        (END - 16, 32, INDIRECT, RingRule.INDIRECT_ADDRESS),
+        (TOP - 16, 32, INDIRECT, RingRule.INDIRECT_ADDRESS),
+        (Rig.GUEST_BASE + 0x8000, 0xFFFFFFF0, INDIRECT, RingRule.INDIRECT_ADDRESS),
+        (Rig.GUEST_BASE + 0x8000, 0, INDIRECT, RingRule.INDIRECT_LENGTH),
+        (Rig.GUEST_BASE + 0x8000, 15, INDIRECT, RingRule.INDIRECT_LENGTH),
+        (Rig.GUEST_BASE + 0x8000, 33, INDIRECT, RingRule.INDIRECT_LENGTH),
+        (Rig.GUEST_BASE + 0x8000, 32, INDIRECT | NEXT, RingRule.INDIRECT_FLAGS),
+    ],
+)
+def test_indirect_tables(rig: MakeRig, address: int, length: int, flags: int, rule: RingRule, packed: bool) -> None:
+    expect(_one(rig, TO_VF, packed, address, length, flags), rule)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_indirect_within_indirect(rig: MakeRig, packed: bool) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1 | (PACKED if packed else 0), position=WRAP if packed else 0)
+    table = rig_.allocate(64, 16)
+    flags = INDIRECT.to_bytes(2, "little")
+    entry = table.to_bytes(8, "little") + (32).to_bytes(4, "little")
+    rig_.write(table, entry + (bytes(2) + flags if packed else flags + bytes(2)))
+    if packed:
+        PackedDriver(rig_).write([(table, 32, INDIRECT)], 0)
+    else:
+        driver = SplitDriver(rig_)
+        driver.descriptor(rig_.desc, 0, table, 32, INDIRECT, 0)
+        driver.make_available(0)
+    provoke(rig_)
+    expect(rig_, RingRule.INDIRECT_FLAGS)
+
+
+def test_indirect_chain_leaves_its_table(rig: MakeRig) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1)
+    driver = SplitDriver(rig_)
+    table = rig_.allocate(64, 16)
+    driver.descriptor(rig_.host(table), 0, Rig.GUEST_BASE + 0x8000, 40, NEXT, 2)
+    driver.descriptor(rig_.desc, 0, table, 32, INDIRECT, 0)
+    driver.make_available(0)
+    provoke(rig_)
+    expect(rig_, RingRule.NEXT)
+
+
+def test_many_buffers_of_few_bytes(rig: MakeRig) -> None:
+    """A packet that would need more buffers than are taken for one is dropped; the ring is as good as before."""
+    rig_ = rig(TO_VM, features=VERSION_1 | MERGEABLE, size=1024, region_sizes=(1 << 20,))
+    driver = SplitDriver(rig_)
+    for _ in range(1024):
+        driver.add([Piece(rig_.allocate(12), 12, writable=True)])
+    rig_.offer(rig_.pool.packet([bytes(2000)] * 2))
+    while rig_.step():
+        pass
+    assert rig_.rule is RingRule.CHAIN_LENGTH or rig_.counter("queue_full_pkts") == 1
+    assert driver.used() == []
+
+
+def test_work_of_one_poll_is_bounded(rig: MakeRig) -> None:
+    """What a poll walks does not depend on what the guest writes: a full ring of the longest chains is over soon."""
+    rig_ = rig(TO_VF, features=VERSION_1, size=32768, region_sizes=(1 << 22,))
+    driver = SplitDriver(rig_)
+    for i in range(32767):
+        driver.descriptor(rig_.desc, i, 0, 0, NEXT, i + 1)
+    for i in range(1024):
+        rig_.pool.put(rig_.avail + 4 + 2 * i, "u2", i)
+    rig_.pool.put(rig_.avail + 2, "u2", 1024)
+    rig_.step()
+    assert rig_.rule is RingRule.CHAIN_LENGTH
+    assert rig_.view["head"] == 0
+
+
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+def test_memory_changes_between_reads(rig: MakeRig, direction: int) -> None:
+    """A second thread flips descriptors between good and bad while the lane runs: whatever is seen, nothing strays."""
+    rig_ = rig(direction, features=VERSION_1 | MERGEABLE, size=64)
+    driver = SplitDriver(rig_)
+    good = rig_.allocate(2048)
+    flags = WRITE if direction == TO_VM else 0
+    for i in range(64):
+        driver.descriptor(rig_.desc, i, good, 100, flags, 0)
+    variants = [(good, 100, flags, 0), (END - 50, 100, flags, 0), (good, 0xFFFFFFF0, flags, 0), (TOP - 64, 100, flags, 0)]
+    variants += [(END - 12, 12, flags, 0), (good, 100, flags | NEXT, 300), (END - 16, 64, INDIRECT, 0)]
+    stop = threading.Event()
+
+    def flip() -> None:
+        turn = 0
+        while not stop.is_set():
+            for i in range(64):
+                driver.descriptor(rig_.desc, i, *variants[turn % len(variants)])
+                turn += 1
+            for i in range(0, 64, 3):
+                rig_.pool.put(rig_.avail + 4 + 2 * i, "u2", (turn * 7 + i) % 80)
+            turn += 1
+
+    flipper = threading.Thread(target=flip)
+    flipper.start()
+    rules: set[RingRule] = set()
+    try:
+        position = 0
+        for _ in range(3000):
+            position = (position + 32) & 0xFFFF
+            rig_.pool.put(rig_.avail + 2, "u2", position)
+            if direction == TO_VM:
+                while rig_.pool.available > 8:
+                    rig_.offer(rig_.pool.packet([bytes(60)]))
+            rig_.step()
+            if rig_.rule:
+                rules.add(rig_.rule)
+                rig_.load(position)
+                rig_.lane["mode"] = LaneMode.FORWARD
+            rig_.settle()
+            if direction == TO_VF:
+                rig_.sent()
+    finally:
+        stop.set()
+        flipper.join()
+    assert rules & {RingRule.ADDRESS, RingRule.HEAD, RingRule.NEXT, RingRule.INDIRECT_ADDRESS}

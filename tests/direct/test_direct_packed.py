@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from drivers import WRAP, PackedDriver, Piece
+from rig import Rig
+
+VERSION_1, MERGEABLE, EVENT_INDEX, PACKED = 1 << 32, 1 << 15, 1 << 29, 1 << 34
+TO_VM, TO_VF = 0, 1
+MakeRig = Callable[..., Rig]
+
+
+def frame(length: int, seed: int = 0) -> bytes:
+    return random.Random(length << 8 | seed).randbytes(length)
+
+
+def send(rig: Rig, driver: PackedDriver, data: bytes, cuts: list[int] | None = None, indirect: bool = False) -> int:
+    raw = bytes(rig.view["header_bytes"]) + data
+    edges = [0, *(cuts or []), len(raw)]
+    pieces = []
+    for begin, end in zip(edges, edges[1:], strict=False):
+        guest = rig.allocate(end - begin)
+        rig.write(guest, raw[begin:end])
+        pieces.append(Piece(guest, end - begin))
+    return driver.add(pieces, indirect=indirect)
+
+
+def post(rig: Rig, driver: PackedDriver, *sizes: int, indirect: bool = False) -> int:
+    return driver.add([Piece(rig.allocate(size), size, writable=True) for size in sizes], indirect=indirect)
+
+
+@pytest.mark.parametrize("position", [WRAP, WRAP | 60, 63, 0])
+@pytest.mark.parametrize("size", [64, 50])
+def test_single_descriptors_from_the_guest(rig: MakeRig, position: int, size: int) -> None:
+    if position & ~WRAP >= size:
+        position = position & WRAP | size - 1
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED, size=size, position=position)
+    driver = PackedDriver(rig_, position)
+    for round_ in range(8):
+        frames = [frame(60 + i, round_) for i in range(20)]
+        sent = [send(rig_, driver, data) for data in frames]
+        while rig_.step():
+            pass
+        assert rig_.sent() == frames
+        assert driver.used() == [(identity, 0) for identity in sent]
+    assert int(rig_.view["general_pkts"]) == 0
+    assert rig_.view["position"] == driver.slot | (WRAP if driver.wrap else 0)
+    assert rig_.view["saved"] == rig_.view["position"]
+
+
+@pytest.mark.parametrize("position", [WRAP, 60])
+def test_single_descriptors_to_the_guest(rig: MakeRig, position: int) -> None:
+    rig_ = rig(TO_VM, features=VERSION_1 | PACKED | MERGEABLE, size=64, position=position)
+    driver = PackedDriver(rig_, position)
+    for round_ in range(8):
+        frames = [frame(60 + i, round_) for i in range(20)]
+        pieces = {}
+        for data in frames:
+            pieces[post(rig_, driver, len(data) + 12)] = data
+        held = {identity: driver.held[identity][1] for identity in pieces}
+        rig_.offer(*(rig_.pool.packet([data]) for data in frames))
+        while rig_.step():
+            pass
+        used = driver.used()
+        assert len(used) == 20
+        for identity, length in used:
+            data = pieces[identity]
+            assert length == len(data) + 12
+            assert rig_.read(held[identity][0].guest, length) == bytes(10) + b"\x01\x00" + data
+    assert int(rig_.view["general_pkts"]) == 0
+
+
+@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("position", [WRAP, 61])
+def test_chains_from_the_guest(rig: MakeRig, position: int, indirect: bool) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED, size=64, position=position)
+    driver = PackedDriver(rig_, position)
+    for round_ in range(6):
+        frames, sent = [], []
+        for cuts in ([12], [5, 30], [], [1, 12, 13]):
+            frames.append(frame(50 + len(cuts), round_))
+            sent.append(send(rig_, driver, frames[-1], cuts, indirect and bool(cuts)))
+        while rig_.step():
+            pass
+        assert rig_.sent() == frames
+        assert driver.used() == [(identity, 0) for identity in sent]
+    assert int(rig_.view["simple_pkts"]) == 6
+
+
+@pytest.mark.parametrize("position", [WRAP, 62])
+def test_one_packet_over_several_buffers(rig: MakeRig, position: int) -> None:
+    rig_ = rig(TO_VM, features=VERSION_1 | PACKED | MERGEABLE, size=64, position=position)
+    driver = PackedDriver(rig_, position)
+    identities = [post(rig_, driver, *sizes) for sizes in ((100,), (40, 60), (100,), (100,), (100,))]
+    pieces = [driver.held[identity][1] for identity in identities]
+    rig_.offer(rig_.pool.packet([frame(350)]), rig_.pool.packet([frame(60)]))
+    while rig_.step():
+        pass
+    used = driver.used()
+    assert used == list(zip(identities, [100, 100, 100, 62, 72], strict=True))
+    whole = b"".join(rig_.read(piece.guest, piece.size) for part in pieces[:4] for piece in part)
+    assert whole[: 350 + 12] == bytes(10) + b"\x04\x00" + frame(350)
+
+
+def test_a_packet_waits_for_enough_buffers(rig: MakeRig) -> None:
+    rig_ = rig(TO_VM, features=VERSION_1 | PACKED | MERGEABLE, size=4, position=WRAP)
+    driver = PackedDriver(rig_)
+    post(rig_, driver, 100)
+    rig_.offer(rig_.pool.packet([frame(150)]))
+    rig_.step()
+    assert driver.used() == []
+    post(rig_, driver, 100)
+    rig_.step()
+    assert [length for _, length in driver.used()] == [100, 62]
+
+
+def test_notifications(rig: MakeRig) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED, size=64, position=WRAP)
+    driver = PackedDriver(rig_)
+    for flags, expected in ((0, 1), (1, 0), (0, 1), (2, 1)):
+        driver.set_event(flags)
+        send(rig_, driver, frame(60))
+        rig_.step()
+        assert rig_.calls() == expected, flags
+        rig_.sent()
+
+
+@pytest.mark.parametrize("position", [WRAP, 60])
+def test_notifications_at_a_descriptor(rig: MakeRig, position: int) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED | EVENT_INDEX, size=64, position=position)
+    driver = PackedDriver(rig_, position)
+    send(rig_, driver, frame(60))
+    driver.set_event(2, 0)
+    rig_.step()
+    assert rig_.calls() == 1, "the first time it is not known what the guest has heard of"
+
+    def after(count: int) -> int:
+        slot, wrap = driver.slot + count, driver.wrap
+        if slot >= 64:
+            slot, wrap = slot - 64, not wrap
+        return slot | (WRAP if wrap else 0)
+
+    wanted = after(3)
+    for offset in range(70):
+        driver.set_event(2, wanted)
+        send(rig_, driver, frame(60))
+        rig_.step()
+        assert rig_.calls() == (1 if offset == 3 else 0), offset
+        rig_.sent()
+        driver.used()
+    driver.set_event(2, after(5))
+    for _ in range(10):
+        send(rig_, driver, frame(60))
+    rig_.step()
+    assert rig_.calls() == 1
+    rig_.sent()
