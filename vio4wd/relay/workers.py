@@ -61,6 +61,7 @@ class Workers:
         self._listener = listener
         self._slots: list[Slot] = []
         self._spare: WorkerProcess | None = None
+        self._spare_start: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._growing = asyncio.Lock()
@@ -124,8 +125,9 @@ class Workers:
 
     def prepare_spare(self) -> None:
         """Have a process ready, in the background, for the next worker that dies or is needed in addition."""
-        if self._spare is None and not self._stopping:
-            self._run(self._start_spare())
+        starting = self._spare_start is not None and not self._spare_start.done()
+        if self._spare is None and not starting and not self._stopping:
+            self._spare_start = self._run(self._start_spare())
 
     async def _start_spare(self) -> None:
         process = self._make()
@@ -148,11 +150,13 @@ class Workers:
         return WorkerProcess(self._options(f"vio4wd-{self._generation}"), self._table.fd)
 
     async def _fill(self, slot: Slot) -> None:
-        """Give a slot the spare process, or else a new one.
+        """Give a slot the spare process, waiting for one that is being started, or else a new one.
 
         Raises:
             StartupError: a new one could not be started.
         """
+        if self._spare is None and self._spare_start is not None:
+            await asyncio.wait([self._spare_start])
         process, self._spare = self._spare, None
         if process is None:
             process = self._make()
@@ -182,10 +186,11 @@ class Workers:
         await self._guarded(slot, self._listener.worker_back(slot))
         self.prepare_spare()
 
-    def _run(self, work: Coroutine[None, None, None]) -> None:
+    def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _guarded(self, slot: Slot, work: Awaitable[None]) -> None:
         try:
