@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from control.control_client import Client
 from harness.daemon import Daemon
 from harness.netns import VethPair
 from harness.testpmd import Testpmd
+
+# The tests of the services that are run here as well find their aids by plain names.
+sys.path.append(str(Path(__file__).parent.parent / "portctl"))
 
 
 @pytest.fixture
@@ -43,8 +47,8 @@ def client_of() -> Iterator[Callable[..., Client]]:
     """Makes clients that are closed with the test."""
     made: list[Client] = []
 
-    def make(daemon: Daemon, **options: float) -> Client:
-        made.append(Client(daemon, **options))
+    def make(daemon: Daemon, **options: object) -> Client:
+        made.append(Client(daemon, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make

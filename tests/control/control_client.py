@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import zmq
 
-from harness.daemon import Daemon
 from portctl import portctl_wire as wire
 from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest, StatsResponse
 
@@ -33,12 +33,20 @@ class Answer:
 OK = Answer(ok=True, code=None, source=None, text="")
 
 
+class Serving(Protocol):
+    """A daemon, by the endpoints of its services."""
+
+    def endpoint(self, name: str, /) -> str: ...
+
+
 class Client:
     """Asks one daemon; a request that is not answered within ``patience`` seconds is an error."""
 
-    def __init__(self, daemon: Daemon, patience: float = 15) -> None:
+    def __init__(
+        self, daemon: Serving, patience: float = 15, services: tuple[str, ...] = ("port_control", "stats")
+    ) -> None:
         self._context = zmq.Context()
-        self._sockets = {name: self._connect(daemon.endpoint(name), patience) for name in ("port_control", "stats")}
+        self._sockets = {name: self._connect(daemon.endpoint(name), patience) for name in services}
 
     def _connect(self, endpoint: str, patience: float) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.REQ)

@@ -121,7 +121,7 @@ class Carrier:
         except CommandError:
             raise
         except WorkerError as error:
-            log.info("relay %d: its CPUs are told to the next worker process: %s", state.number, error)
+            log.debug("relay %d: its CPUs are told to the next worker process: %s", state.number, error)
 
     def leave_if_idle(self, state: Relay) -> None:
         """Take a relay that has neither VF nor front end off its worker and its CPUs."""
@@ -191,9 +191,9 @@ class Carrier:
 
     # How it is done
 
-    async def _add_port(self, state: Relay, slot: Slot, device: Attachment) -> None:
+    async def _add_port(self, state: Relay, slot: Slot, device: Attachment, *, degraded: bool = False) -> None:
         process = slot.process
-        arguments = attachment_to_json(device)
+        arguments = attachment_to_json(device) | ({"degraded": True} if degraded else {})
         result = await process.call("add_port", limit_s=ADD_LIMIT_S, relay=state.number, **arguments)
         state.numa_node = result["numa_node"]
         # A worker may answer and die before this is resumed; its successor is then being told already.
@@ -228,7 +228,7 @@ class Carrier:
             if state.attachment is None or state.vf_up:
                 return
             try:
-                await self._add_port(state, slot, state.attachment)
+                await self._add_port(state, slot, state.attachment, degraded=True)
             except WorkerError as error:
                 if state.fault != str(error):
                     message = "relay %d: %s could not be put back and is tried again: %s"
