@@ -1,0 +1,157 @@
+"""The daemon against a front end that can do everything right and everything wrong, frames checked byte by byte.
+
+The VF is a net_ring port, which gives back what is sent to it: what the guest sends it receives again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from frontend import FrontEnd, GuestMemory, Wire
+from frontend.malformed import CASES, MIB
+from harness.daemon import Daemon
+from harness.process import wait_for
+from vio4wd.vhostuser.requests import Request
+
+pytestmark = pytest.mark.dpdk
+
+_relays = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["direct", "library"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose guests' rings are worked by one engine."""
+    daemon = Daemon(tmp_path_factory.mktemp("daemon"), VIRTIOFWD_RING_ENGINE=request.param)
+    yield daemon
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.child.log
+
+
+@pytest.fixture
+def relay(engine: Daemon) -> Iterator[int]:
+    """A relay with a VF that echoes."""
+    number = next(_relays) % 60
+    engine.add(number, f"net_ring{number}")
+    yield number
+    engine.remove(number, f"net_ring{number}")
+
+
+def frames(count: int, seed: int = 1) -> list[bytes]:
+    source = random.Random(seed)
+    return [source.randbytes(source.randint(60, 1514)) for _ in range(count)]
+
+
+def ready(vm: FrontEnd) -> None:
+    """Wait until a frame comes back."""
+    deadline = time.monotonic() + 10
+    while not vm.poll():
+        assert time.monotonic() < deadline, "no frame came back"
+        vm.send(bytes(60))
+        time.sleep(0.01)
+    time.sleep(0.05)
+    vm.poll()
+
+
+def echo(vm: FrontEnd, sent: list[bytes], **how: object) -> None:
+    for start in range(0, len(sent), 32):
+        part = sent[start : start + 32]
+        vm.send_all(part, **how)  # type: ignore[arg-type]
+        assert [packet.data for packet in vm.receive_all(len(part))] == part
+
+
+def test_frames_of_all_shapes_come_back(engine: Daemon, relay: int) -> None:
+    with FrontEnd(engine.socket(relay), memory=GuestMemory(count=3, offset=8192)) as vm:
+        vm.handshake()
+        vm.post_rx()
+        ready(vm)
+        echo(vm, frames(600))  # more than twice around the ring
+        echo(vm, frames(64, 2), parts=3)
+        echo(vm, frames(64, 3), parts=2, indirect=True)
+        vm.await_sent()
+        assert vm.stop_ring(1) == vm.rings[1].next_available
+        assert vm.stop_ring(0) == vm.rings[0].used_index()
+        for ring in (0, 1):
+            for _ in vm.start_ring(ring):
+                pass
+            vm.enable(ring)
+        ready(vm)
+        echo(vm, frames(300, 4))
+
+
+def test_frames_go_on_after_a_worker_s_death(engine: Daemon, relay: int) -> None:
+    with FrontEnd(engine.socket(relay)) as vm:
+        vm.handshake()
+        vm.post_rx()
+        ready(vm)
+        echo(vm, frames(100))
+        wait_for(lambda: len(engine.workers()) == 2, 60, "a worker and a spare one")
+        max(engine.workers(), key=lambda process: process.cpu_times().user).kill()
+        ready(vm)
+        echo(vm, frames(300, 2))
+
+
+def fds(daemon: Daemon) -> tuple[int, ...]:
+    """Open descriptors of the supervisor and its workers."""
+    processes = [psutil.Process(daemon.child.pid), *sorted(daemon.workers(), key=lambda process: process.pid)]
+    return tuple(process.num_fds() for process in processes)
+
+
+def settled_fds(daemon: Daemon) -> tuple[int, ...]:
+    started = 15  # descriptors that a worker has when its EAL is up
+    wait_for(lambda: len(fds(daemon)) == 3 and min(fds(daemon)) > started, 60, "a worker and a spare one")
+    wait_for(lambda: fds(daemon) == (time.sleep(0.1), fds(daemon))[1], 5, "descriptors to settle")
+    return fds(daemon)
+
+
+def test_death_at_every_step_of_the_handshake(engine: Daemon, relay: int) -> None:
+    victim = 63
+    with FrontEnd(engine.socket(relay)) as other:
+        other.handshake()
+        other.post_rx()
+        ready(other)
+        before = settled_fds(engine)
+        steps = 1
+        while True:
+            with FrontEnd(engine.socket(victim)) as vm:
+                done = len(list(itertools.islice(vm.steps(), steps)))
+            if done < steps:
+                break
+            steps += 1
+        assert steps > 15
+        wait_for(lambda: fds(engine) == before, 10, f"descriptors {before}")
+        echo(other, frames(64))
+
+
+@pytest.mark.parametrize("chunk", range(6))
+def test_malformed_messages_disturb_nobody(engine: Daemon, relay: int, chunk: int) -> None:
+    victim = 62
+    memory = os.memfd_create("memory")
+    os.ftruncate(memory, MIB)
+    with FrontEnd(engine.socket(relay)) as other:
+        other.handshake()
+        other.post_rx()
+        ready(other)
+        before = settled_fds(engine)
+        for name in list(CASES)[chunk::6]:
+            send, problem = CASES[name]
+            wire = Wire.connect(engine.socket(victim))
+            assert wire.ask(Request.GET_FEATURES).u64
+            send(wire, memory)
+            assert wire.is_closed()
+            wire.close()
+            engine.child.wait_for_log(problem, 5)
+        echo(other, frames(64))
+        wait_for(lambda: fds(engine) == before, 10, f"descriptors {before}")
+    os.close(memory)
+
+
+def test_sockets_are_there_after_all_this(engine: Daemon) -> None:
+    assert all(Path(engine.socket(number)).is_socket() for number in range(64))
