@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def footprint(process: psutil.Process) -> Footprint:
     return Footprint(process.num_fds(), process.num_threads(), hugepages)
 
 
+def settled_footprint(process: psutil.Process) -> Footprint:
+    """The footprint once it has not changed for a while: a session's descriptors are closed after its end is told."""
+    last: list[Footprint] = []
+
+    def settled() -> bool:
+        last.append(footprint(process))
+        time.sleep(0.02)
+        return len(set(last[-15:])) == 1 and len(last) >= 15
+
+    wait_for(settled, 10, f"process {process.pid} to settle")
+    return last[-1]
+
+
 def workers(daemon: Daemon) -> list[psutil.Process]:
     """The worker processes, oldest first: the first carries relays until it dies."""
 
@@ -37,7 +51,15 @@ def workers(daemon: Daemon) -> list[psutil.Process]:
 
 
 def settled_workers(daemon: Daemon, count: int) -> list[psutil.Process]:
-    """The worker processes when there are that many and none is just starting (a started one has lcore threads)."""
-    wait_for(lambda: len(daemon.workers()) == count, 30, f"{count} worker processes")
-    wait_for(lambda: all(footprint(process).hugepages_kb for process in daemon.workers()), 30, "all to have memory")
-    return workers(daemon)
+    """The worker processes, oldest first, when there are that many and all have their memory."""
+    found: list[psutil.Process] = []
+
+    def settled() -> bool:
+        try:
+            found[:] = workers(daemon)
+            return len(found) == count and all(footprint(process).hugepages_kb for process in found)
+        except (psutil.Error, OSError):  # one of them has just ended
+            return False
+
+    wait_for(settled, 30, f"{count} worker processes")
+    return found

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from control.control_client import OK, Client
-from control.counting import footprint, settled_workers, workers
+from control.counting import footprint, settled_footprint, settled_workers, workers
 from frontend import FrontEnd
 from harness.daemon import Daemon
 from harness.process import wait_for
@@ -69,7 +69,7 @@ def test_a_guest_moves_to_the_process_that_has_room_for_its_vf(
     with FrontEnd(daemon.socket(relay)) as visitor:  # the first guest ever has rte_vhost start its thread
         visitor.handshake()
     wait_for(lambda: daemon.child.log.count("front end left") == 1, 5, "the visitor to be gone")
-    before = footprint(first)
+    before = settled_footprint(first)
     testpmd = guest(daemon.socket(relay))
     testpmd.command("start", "io packet forwarding")
     wait_for(lambda: client.relay(relay).vm_to_vf.internal_state == "VIRTIO_READY", 10, "the guest")
@@ -82,7 +82,7 @@ def test_a_guest_moves_to_the_process_that_has_room_for_its_vf(
         seen = client.relay(relay).vm_to_vf.pkts_tx_to_vf
     assert daemon.child.log.count("relay 40: moves from worker process 0 to 1") == 1
     assert daemon.child.log.count("front end connected") == 2
-    assert footprint(first).fds == before.fds  # the session is forgotten there
+    assert settled_footprint(first).fds == before.fds  # the session is forgotten there
     assert client.add(relay, "net_null40,size=60,copy=0") == OK
     second = max(workers(daemon)[1:], key=lambda process: process.cpu_times().user)
     for process in (second, first):  # the one that has the guest, and the one that had it
