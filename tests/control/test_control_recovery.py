@@ -211,7 +211,7 @@ def test_pins_over_all_relays_while_a_worker_dies(
     for relay in relays:
         assert client.add(relay, f"net_null{relay}") == OK
     with Sched(daemon) as sched:
-        for round_ in range(6):
+        for round_ in range(4):
             cpu = round_ % 2
             settled_workers(daemon, 2)
             killer = threading.Timer(0.005 * round_, workers(daemon)[0].kill)
