@@ -12,6 +12,7 @@ from pathlib import Path
 
 import portctl_wire as wire
 import zmq
+
 from harness.daemon import Daemon
 
 HERE = Path(__file__).resolve().parent

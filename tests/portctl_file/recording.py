@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 from portctl.memory_controller import MemoryController
-
 from vio4wd.devices import Attachment, Device
 from vio4wd.errors import RequestError
 from vio4wd.relay.interface import RELAYS

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from portctl_file.recording import RecordingController, becomes, eventually
 
+from portctl_file.recording import RecordingController, becomes, eventually
 from vio4wd.portctl.command_file import MAX_FILE_BYTES, CommandFile
 from vio4wd.portctl.commands import AddPort, CommandError, CommandRunner, DelPort, parse_command
 from vio4wd.portctl.resolver import DeviceResolver

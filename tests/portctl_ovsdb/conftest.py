@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from portctl_ovsdb.ovsdb_servers import SCHEMA, OvsdbServer
 
 

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from portctl_file.recording import RecordingController
-
 from vio4wd.config.model import StaticVf
 from vio4wd.portctl.ovsdb.monitor import OvsdbMonitor
 from vio4wd.portctl.reconcile import Reconciler

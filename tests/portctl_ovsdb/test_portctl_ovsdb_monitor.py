@@ -11,10 +11,10 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from portctl_file.recording import becomes, eventually
 from portctl_ovsdb.following import Following, follow
 from portctl_ovsdb.ovsdb_servers import OvsdbServer
-
 from vio4wd.config.model import StaticVf
 from vio4wd.devices import Device
 

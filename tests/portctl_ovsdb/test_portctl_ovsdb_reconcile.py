@@ -7,9 +7,9 @@ import logging
 import random
 
 import pytest
+
 from portctl_file.recording import becomes, eventually
 from portctl_ovsdb.following import Following, follow
-
 from vio4wd.config.model import StaticVf
 from vio4wd.devices import Attachment, Bond, Device
 from vio4wd.portctl.claims import Claim, Source, merge
