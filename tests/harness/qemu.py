@@ -19,7 +19,9 @@ from harness.process import Child, wait_for
 
 BOOT_TIMEOUT_S = 40
 MEMORY_MB = 160
-COMMAND_LINE = "console=ttyS0 quiet panic=-1 ipv6.disable=1 net.ifnames=0 mitigations=off nokaslr cryptomgr.notests audit=0"
+COMMAND_LINE = (
+    "console=ttyS0 quiet panic=-1 ipv6.disable=1 net.ifnames=0 mitigations=off nokaslr cryptomgr.notests audit=0"
+)
 """The last four save a third of the time to boot."""
 _numbers = itertools.count()
 
@@ -143,8 +145,8 @@ class LinuxGuest:
         bits = self.run(f"cat /sys/class/net/eth{number}/device/features").strip()
         return {index for index, bit in enumerate(bits) if bit == "1"}
 
-    def monitor(self, command: str, arguments: Mapping[str, object] | None = None) -> object:
-        """Carry out a QMP command; answers what it returned."""
+    def monitor(self, command: str, arguments: Mapping[str, object] | None = None) -> dict[str, object]:
+        """Carry out a QMP command that returns an object; answers it."""
         assert self._qmp is not None and self._answers is not None
         self._qmp.settimeout(20)
         self._qmp.sendall(json.dumps({"execute": command, "arguments": arguments or {}}).encode())
@@ -152,19 +154,24 @@ class LinuxGuest:
             answer = json.loads(self._answers.readline())
             assert "error" not in answer, f"{command}: {answer}"
             if "return" in answer:
-                return answer["return"]
+                return dict(answer["return"])
 
-    def migrate(self, path: Path, seconds: float = 20) -> None:
-        """Move to the QEMU that waits for it at a socket; this one is left paused."""
+    def migrate(self, path: Path, seconds: float = 20) -> int:
+        """Move to the QEMU that waits for it at a socket; this one is left paused.
+
+        Answers for how many ms the guest stood still.
+        """
+        self.monitor("migrate-set-parameters", {"max-bandwidth": 1 << 30})
         self.monitor("migrate", {"uri": f"unix:{path}"})
+        answer: dict[str, object] = {}
 
-        def status() -> str:
-            answer = self.monitor("query-migrate")
-            assert isinstance(answer, dict)
+        def done() -> bool:
+            answer.update(self.monitor("query-migrate"))
             assert answer.get("status") != "failed", answer
-            return str(answer.get("status"))
+            return answer.get("status") == "completed"
 
-        wait_for(lambda: status() == "completed", seconds, "the guest to be migrated")
+        wait_for(done, seconds, "the guest to be migrated")
+        return int(str(answer["downtime"]))
 
     def kill(self) -> None:
         """SIGKILL, as a crash of QEMU."""

@@ -91,12 +91,23 @@ class Wire:
 
     def send(self, guest: LinuxGuest, data: bytes = DATA) -> str:
         """Send bytes to the guest by TCP, which keeps them in /tmp/data; answers its SHA-256 of them."""
+        self.listen(guest)
+        self.stream(data)
+        return self.listened(guest)
+
+    def listen(self, guest: LinuxGuest) -> None:
+        """Have the guest wait for what ``stream`` sends."""
         guest.send(f"nc -l -p {PORT} >/tmp/data")
+
+    def stream(self, data: bytes = DATA) -> None:
+        """Send bytes to the guest that listens."""
         with self._connected() as sock:
-            sock.settimeout(30)
+            sock.settimeout(60)
             sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-            guest.finish(30)
+
+    def listened(self, guest: LinuxGuest) -> str:
+        """Wait until the guest that listens has all; answers its SHA-256 of it."""
+        guest.finish(60)
         return guest.run("sha256sum /tmp/data").split()[0]
 
     def _connected(self, seconds: float = 10) -> socket.socket:
