@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from vio4wd.devices import Bond, BondMode, Device
@@ -44,33 +44,58 @@ class Member:
     port: EthPort | None
     interface: str = ""
     index: int = 0
-    retry_at: float = field(default=0.0, init=False)
+    retry_at: float = 0.0
+    fault: str = ""
 
-    def attach(self, bond: BondPort) -> None:
-        """Open the device and put it into the bond.
+    def open(self) -> EthPort:
+        """Open the device.
 
         Raises:
-            DpdkError: it cannot be opened or the bond refuses it; then it is closed again.
+            DpdkError: it cannot be opened.
         """
-        port = EthPort.probe(self.device.devargs)
+        return EthPort.probe(self.device.devargs)
+
+    def attach(self, bond: BondPort, port: EthPort) -> None:
+        """Put the opened device into the bond.
+
+        Raises:
+            DpdkError: the bond refuses it; then it is closed again.
+        """
         try:
             bond.add_member(port)
         except DpdkError:
             port.remove()
             raise
-        self.port = port
+        self.port, self.fault = port, ""
         self.index = port.info().interface_index
         if self.index:
             with contextlib.suppress(OSError):  # it went away meanwhile
                 self.interface = socket.if_indextoname(self.index)
 
-    def detach(self, bond: BondPort) -> None:
-        """Take the device out of the bond and close it."""
+    def detach(self, bond: BondPort, heir: EthPort | None) -> None:
+        """Take the device out of the bond, which makes ``heir`` its primary, and close it.
+
+        The bonding driver would go on to use a primary port that has left it (modes 5 and 6 read its address).
+        """
         port, self.port = self.port, None
         assert port is not None
         with contextlib.ExitStack() as steps:
             steps.callback(port.remove)
+            if heir is not None:
+                bond.set_primary(heir)
             bond.remove_member(port)
+
+    @property
+    def may_return(self) -> bool:
+        """It is out, and it is time to try it again."""
+        return self.port is None and self.retry_at <= time.monotonic() and (not self.interface or self.carrier)
+
+    def failed(self, error: DpdkError) -> None:
+        """It could not be put into the bond and is to be tried again; each reason is logged once."""
+        self.retry_at = time.monotonic() + RETRY_S
+        if self.fault != str(error):
+            self.fault = str(error)
+            log.error("bond member %s cannot be used and is tried again: %s", self.device, error)
 
     @property
     def carrier(self) -> bool:
@@ -103,6 +128,24 @@ class OpenBond:
         self.port = port
         self.members = [Member(device, None) for device in bond.members]
 
+    def open_members(self, *, degraded: bool) -> None:
+        """Put the members in; with ``degraded`` one is enough, and the others follow when they can.
+
+        Raises:
+            DpdkError: a member cannot be used; with ``degraded``: none can.
+        """
+        errors = []
+        for member in self.members:
+            try:
+                member.attach(self.port, member.open())
+            except DpdkError as error:
+                if not degraded:
+                    raise
+                member.failed(error)
+                errors.append(error)
+        if len(errors) == len(self.members):
+            raise errors[0]
+
     def close(self) -> None:
         """Remove the bond, then its members, each even where the one before failed.
 
@@ -121,36 +164,32 @@ class OpenBond:
         if self.bond.mode in (BondMode.BALANCE, BondMode.LACP):
             self.port.set_xmit_policy(XmitPolicy.LAYER23)
 
-    def stale(self) -> list[Member]:
-        """Members to take out. The last one stays until another can take its place."""
+    def stale(self, *, replaced: bool) -> list[Member]:
+        """Members to take out. The last one stays until another can take its place, as with ``replaced`` one can."""
         inside = [member for member in self.members if member.port is not None]
         dead = [member for member in inside if member.dead]
-        if len(dead) < len(inside) or any(member.carrier for member in dead):
+        if replaced or len(dead) < len(inside) or any(member.carrier for member in dead):
             return dead
         return dead[1:]
-
-    def returning(self) -> list[Member]:
-        """Members to put back."""
-        now = time.monotonic()
-        return [member for member in self.members if member.port is None and member.retry_at <= now and member.carrier]
 
 
 class BondKeeper:
     """Watches the members of a worker's bonds on a thread of its own.
 
-    ``busy(relay, on)`` switches the relay's lanes off while its bond's members change.
+    ``busy(relay, on)`` switches the relay's lanes off while its bond's members change. ``lock`` is held meanwhile, and
+    by whoever else opens or closes ports: DPDK does not promise that two threads may.
     """
 
     def __init__(self, busy: Callable[[int, bool], None]) -> None:
         self._busy = busy
         self._bonds: dict[int, OpenBond] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def watch(self, relay: int, bond: OpenBond) -> None:
         """Begin to watch a relay's bond."""
-        with self._lock:
+        with self.lock:
             self._bonds[relay] = bond
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bonds", daemon=True)
@@ -158,7 +197,7 @@ class BondKeeper:
 
     def forget(self, relay: int) -> None:
         """Leave a relay's bond alone from here on."""
-        with self._lock:
+        with self.lock:
             self._bonds.pop(relay, None)
 
     def close(self) -> None:
@@ -169,7 +208,7 @@ class BondKeeper:
 
     def _run(self) -> None:
         while not self._stop.wait(CHECK_PERIOD_S):
-            with self._lock:
+            with self.lock:
                 for relay, bond in self._bonds.items():
                     try:
                         self._check(relay, bond)
@@ -179,28 +218,38 @@ class BondKeeper:
                         log.exception("relay %d: %s: members cannot be checked", relay, bond.bond)
 
     def _check(self, relay: int, bond: OpenBond) -> None:
-        stale, returning = bond.stale(), bond.returning()
-        if not stale and not returning:
+        opened = _opened([member for member in bond.members if member.may_return])
+        stale = bond.stale(replaced=bool(opened))
+        if not stale and not opened:
             return
+        heir = next((member.port for member in bond.members if member.port is not None and member not in stale), None)
         self._busy(relay, True)
         try:
-            for member in stale:
-                log.warning("relay %d: %s: member %s lost its link", relay, bond.bond, member.device)
-                _tried(relay, member, member.detach, bond.port)
-            for member in returning + [member for member in stale if member.carrier]:
-                if _tried(relay, member, member.attach, bond.port):
+            with contextlib.ExitStack() as steps:  # the last is run first, each even if one fails
+                steps.callback(bond.port.refresh_promiscuous)
+                for member, port in opened:
                     log.info("relay %d: %s: member %s is back", relay, bond.bond, member.device)
-            bond.port.refresh_promiscuous()
+                    steps.callback(_put_back, member, bond.port, port)
+                for member in stale:
+                    log.warning("relay %d: %s: member %s lost its link", relay, bond.bond, member.device)
+                    steps.callback(member.detach, bond.port, heir)
         finally:
             # Without members the bond's burst functions use a port number that may be another relay's by now.
             self._busy(relay, all(member.port is None for member in bond.members))
 
 
-def _tried(relay: int, member: Member, action: Callable[[BondPort], None], port: BondPort) -> bool:
+def _opened(members: list[Member]) -> list[tuple[Member, EthPort]]:
+    found = []
+    for member in members:
+        try:
+            found.append((member, member.open()))
+        except DpdkError as error:
+            member.failed(error)
+    return found
+
+
+def _put_back(member: Member, bond: BondPort, port: EthPort) -> None:
     try:
-        action(port)
+        member.attach(bond, port)
     except DpdkError as error:
-        log.error("relay %d: %s: %s", relay, member.device, error)
-        member.retry_at = time.monotonic() + RETRY_S
-        return False
-    return True
+        member.failed(error)

@@ -7,7 +7,7 @@ one relay are carried out in order; commands for different relays may overtake e
 =============== ================================================== =====================================================
 command         arguments                                          result
 =============== ================================================== =====================================================
-add_port        relay, device | bond                               numa_node
+add_port        relay, device | bond, degraded (false)             numa_node; degraded: one member of a bond is enough
 remove_port     relay
 attach          relay, path                                        once the session's socket is registered
 detach          relay, path

@@ -110,17 +110,19 @@ class Ports:
                 )
             return self._pools[relay].address
 
-    def add(self, relay: int, attachment: Attachment) -> int:
+    def add(self, relay: int, attachment: Attachment, *, degraded: bool = False) -> int:
         """Probe, configure and start a VF or bond and let the relay's lanes use it; answers its NUMA node.
+
+        With ``degraded`` one member of a bond is enough: the others follow when they can.
 
         Raises:
             PortError: it failed; nothing is left of it.
         """
         if relay in self._ports:
             raise PortError(PortStage.BUSY, f"relay {relay} has {self._ports[relay].attachment} already")
-        with contextlib.ExitStack() as undo:
+        with self._keeper.lock, contextlib.ExitStack() as undo:
             undo.callback(self.release_mempool, relay)
-            opened = self._open(attachment, undo)
+            opened = self._open(attachment, undo, degraded=degraded)
             port = opened.port
             node = port.info().socket_id
             self._start(relay, attachment, port)
@@ -149,7 +151,7 @@ class Ports:
         self._lanes.set(relay, queues=(), vf_busy=False)
         del self._ports[relay]
         try:
-            with _stage(PortStage.DETACH, port.attachment):
+            with self._keeper.lock, _stage(PortStage.DETACH, port.attachment):
                 port.remove()
         finally:
             self.release_mempool(relay)
@@ -178,25 +180,24 @@ class Ports:
         for relay in list(self._pools):
             self.release_mempool(relay)
 
-    def _open(self, attachment: Attachment, undo: contextlib.ExitStack) -> _Port:
+    def _open(self, attachment: Attachment, undo: contextlib.ExitStack, *, degraded: bool) -> _Port:
         if isinstance(attachment, Bond):
-            return self._open_bond(attachment, undo)
+            return self._open_bond(attachment, undo, degraded=degraded)
         with _stage(PortStage.PROBE, attachment):
             port = EthPort.probe(attachment.devargs)
         undo.callback(port.remove)
         return _Port(attachment, port)
 
     @staticmethod
-    def _open_bond(attachment: Bond, undo: contextlib.ExitStack) -> _Port:
+    def _open_bond(attachment: Bond, undo: contextlib.ExitStack, *, degraded: bool) -> _Port:
         if not BondPort.available():
             raise PortError(PortStage.NO_BONDING, f"{attachment}: DPDK's bonding driver (librte_net_bond) is missing")
         with _stage(PortStage.BOND_CREATE, attachment):
             port = BondPort.create(attachment.name, attachment.mode)
         bond = OpenBond(attachment, port)
         undo.callback(bond.close)
-        for member in bond.members:
-            with _stage(PortStage.BOND_MEMBER, f"{attachment} member {member.device}"):
-                member.attach(port)
+        with _stage(PortStage.BOND_MEMBER, attachment):
+            bond.open_members(degraded=degraded)
         with _stage(PortStage.CONFIGURE, attachment):
             bond.set_options()
         return _Port(attachment, port, bond)

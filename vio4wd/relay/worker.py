@@ -133,8 +133,8 @@ class Worker:
 
         self._guest_thread.submit(guarded)
 
-    def _add_port(self, relay: int, **attachment: Any) -> dict[str, Any]:
-        return {"numa_node": self._ports.add(relay, attachment_from_json(attachment))}
+    def _add_port(self, relay: int, degraded: bool = False, **attachment: Any) -> dict[str, Any]:
+        return {"numa_node": self._ports.add(relay, attachment_from_json(attachment), degraded=degraded)}
 
     def _remove_port(self, relay: int) -> None:
         self._ports.remove(relay)
