@@ -170,6 +170,8 @@ def _vf_to_vm(core_address: int, address: int) -> Any:
             _fault(lane, ring, -room)
         return 0
     received, head, count = intp(0), intp(lane.held_head), intp(lane.held_count)
+    if not ring.packed:
+        split.expect(ring, min(room, BURST))
     if count == 0:
         received = intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(min(room, BURST))))
         if received == 0:
@@ -241,6 +243,8 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
             if offered < 0:
                 _fault(lane, ring, -offered)
             return 0
+        if not ring.packed:
+            split.expect(ring, min(offered, BURST))
         count, size = _collect(core, lane, ring, ring_address, packets)
         lane.direct_bursts += count != 0
     lane.received_pkts += count

@@ -62,6 +62,15 @@ def offered(ring: Any) -> Any:
 
 
 @compiled
+def expect(ring: Any, count: int) -> None:
+    """Prefetch the descriptors of the next ``count`` buffers, as far as the guest offers them."""
+    mask, position = ring.size - 1, ring.position
+    entries, table = ring.available + RING_ENTRIES, ring.descriptors
+    for i in range(0, count, 4):
+        prefetch(table + DESC_BYTES * (fetch16(entries + 2 * ((position + i) & mask)) & mask))
+
+
+@compiled
 def use(ring: Any, head: int, length: int) -> None:
     """Give the next buffer back, ``length`` bytes written; the guest sees it when the burst is published."""
     slot = ring.position & (ring.size - 1)
