@@ -10,7 +10,7 @@ from stand_ins import FREED
 
 from vio4wd.relay import mbuf
 from vio4wd.relay.direct import engine
-from vio4wd.relay.lanes import LANE_RECORD_OFFSETS, LaneMode
+from vio4wd.relay.lanes import LANE_RECORD_OFFSETS
 from vio4wd.relay.native import load16, load32, load64, store16, store32, store64
 from vio4wd.relay.records import core_at, lane_at, ring_at
 
@@ -18,7 +18,6 @@ intp, u64 = types.intp, types.uint64
 SIZE = 16
 _HELD = LANE_RECORD_OFFSETS["held"]
 _FREED = FREED.ctypes.data
-_FORWARD = int(LaneMode.FORWARD)
 _REARM = mbuf.FRESH_REARM_SIGNED
 _compiled: Any = numba.njit(error_model="numpy", nogil=True)
 
@@ -181,7 +180,6 @@ def _reset(state: Any, ring: Any, lane: Any) -> None:
     ring.position = position
     ring.published = position
     ring.first_slot = 0
-    lane.mode = _FORWARD
 
 
 @numba.njit(types.UniTuple(intp, 3)(intp, intp, intp, intp, intp, intp, u64[:]), error_model="numpy", nogil=True)
@@ -200,7 +198,7 @@ def fuzz(core: Any, address: Any, view: Any, cache: Any, queue: Any, rounds: Any
             _offer(state, cache, queue)
         moved += engine.forward(core_at(core), lane, address)
         refused += ring.rule != 0
-        if (lane.mode == _FORWARD) != (ring.rule == 0) or ring.rule < 0 or ring.rule > 11:
+        if ring.rule < 0 or ring.rule > 11:
             return i, moved, refused
         if lane.held_count < 0 or lane.held_bytes < 0 or ring.position != ring.published:
             return i, moved, refused

@@ -9,7 +9,8 @@ from fuzz import SIZE, disturb, fuzz
 from rig import Rig
 
 PACKED, VERSION_1 = 1 << 34, 1 << 32
-ROUNDS = 2_500_000
+ROUNDS = 100_000
+MANY_ROUNDS = 2_500_000
 """For each direction and kind of ring: 10 million in all."""
 
 
@@ -21,15 +22,16 @@ def prepare(rig: Callable[..., Rig], direction: int, packed: bool) -> tuple[Rig,
     return rig_, (rig_.core.ctypes.data, lane, view, rig_.pool.cache.ctypes.data, rig_.queue.ctypes.data)
 
 
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(MANY_ROUNDS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("direction", [0, 1])
-def test_random_rings(rig: Callable[..., Rig], direction: int, packed: bool) -> None:
+def test_random_rings(rig: Callable[..., Rig], direction: int, packed: bool, rounds: int) -> None:
     _, addresses = prepare(rig, direction, packed)
-    seed = np.array([0x9E3779B97F4A7C15 + direction + 2 * packed], np.uint64)
-    done, moved, refused = fuzz(*addresses, ROUNDS, seed)
-    assert done == ROUNDS, f"round {done}, direction {direction}, packed {packed}"
-    assert moved > ROUNDS // 20
-    assert refused > ROUNDS // 20
+    seed = np.array([0x9E3779B97F4A7C15 + rounds + direction + 2 * packed], np.uint64)
+    done, moved, refused = fuzz(*addresses, rounds, seed)
+    assert done == rounds, f"round {done}, direction {direction}, packed {packed}"
+    assert moved > rounds // 20
+    assert refused > rounds // 20
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -41,10 +43,10 @@ def test_random_rings_that_change_meanwhile(rig: Callable[..., Rig], direction: 
     other = threading.Thread(target=disturb, args=(addresses[2], stop.ctypes.data, 2 - 2 * direction, seeds[0]))
     other.start()
     try:
-        done, moved, refused = fuzz(*addresses, ROUNDS // 10, seeds[1])
+        done, moved, refused = fuzz(*addresses, ROUNDS, seeds[1])
     finally:
         stop[0] = 1
         other.join()
-    assert done == ROUNDS // 10, f"round {done}, direction {direction}, packed {packed}"
+    assert done == ROUNDS, f"round {done}, direction {direction}, packed {packed}"
     assert moved
     assert refused

@@ -10,7 +10,6 @@ from drivers import INDIRECT, NEXT, WRAP, WRITE, PackedDriver, Piece, SplitDrive
 from rig import Rig
 
 from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
-from vio4wd.relay.lanes import LaneMode
 
 VERSION_1, MERGEABLE, PACKED = 1 << 32, 1 << 15, 1 << 34
 TO_VM, TO_VF = 0, 1
@@ -28,15 +27,14 @@ def provoke(rig: Rig) -> None:
 
 
 def expect(rig: Rig, rule: RingRule) -> None:
-    """The lane is off for this rule; after a reset it forwards again."""
+    """The lane rests for this rule; after a reset it forwards again."""
     assert rig.rule is rule
-    assert rig.lane["mode"][0] == LaneMode.OFF
+    assert rig.step() == 0
     assert rule in RULE_TEXTS
     before = rig.counter("sent_pkts")
     rig.pool.put(rig.avail, "u4", 0)
     rig.pool.put(rig.used, "u4", 0)
     rig.load(WRAP if rig.packed else 0)
-    rig.lane["mode"] = LaneMode.FORWARD
     driver = PackedDriver(rig) if rig.packed else SplitDriver(rig)
     guest = rig.allocate(200)
     driver.add([Piece(guest, 200, writable=rig.lane["direction"][0] == TO_VM)])
@@ -91,7 +89,9 @@ def test_lengths_from_the_guest(rig: MakeRig, length: int, rule: RingRule, packe
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(("length", "rule"), [(0, RingRule.TOO_SHORT), (1, RingRule.TOO_SHORT), (11, RingRule.TOO_SHORT)])
+@pytest.mark.parametrize(
+    ("length", "rule"), [(0, RingRule.TOO_SHORT), (1, RingRule.TOO_SHORT), (11, RingRule.TOO_SHORT)]
+)
 def test_lengths_to_the_guest(rig: MakeRig, length: int, rule: RingRule, packed: bool) -> None:
     expect(_one(rig, TO_VM, packed, Rig.GUEST_BASE + 0x8000, length, WRITE), rule)
 
@@ -231,7 +231,12 @@ def test_memory_changes_between_reads(rig: MakeRig, direction: int) -> None:
     flags = WRITE if direction == TO_VM else 0
     for i in range(64):
         driver.descriptor(rig_.desc, i, good, 100, flags, 0)
-    variants = [(good, 100, flags, 0), (END - 50, 100, flags, 0), (good, 0xFFFFFFF0, flags, 0), (TOP - 64, 100, flags, 0)]
+    variants = [
+        (good, 100, flags, 0),
+        (END - 50, 100, flags, 0),
+        (good, 0xFFFFFFF0, flags, 0),
+        (TOP - 64, 100, flags, 0),
+    ]
     variants += [(END - 12, 12, flags, 0), (good, 100, flags | NEXT, 300), (END - 16, 64, INDIRECT, 0)]
     stop = threading.Event()
 
@@ -260,7 +265,6 @@ def test_memory_changes_between_reads(rig: MakeRig, direction: int) -> None:
             if rig_.rule:
                 rules.add(rig_.rule)
                 rig_.load(position)
-                rig_.lane["mode"] = LaneMode.FORWARD
             rig_.settle()
             if direction == TO_VF:
                 rig_.sent()

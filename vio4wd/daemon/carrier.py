@@ -11,6 +11,8 @@ from pathlib import Path
 from vio4wd.daemon.relay_state import Relay, ports_of
 from vio4wd.devices import Attachment
 from vio4wd.errors import WorkerError
+from vio4wd.relay.direct.ring_record import saved_base
+from vio4wd.relay.lanes import Direction, LaneTable, lane_index
 from vio4wd.relay.messages import Event, attachment_to_json
 from vio4wd.relay.placement import Placement
 from vio4wd.relay.ports import PortStage
@@ -42,8 +44,9 @@ class Carrier:
     A relay is *on* a slot (a worker process and its successors) while it has a VF or a front end.
     """
 
-    def __init__(self, relays: Sequence[Relay], placement: Placement) -> None:
+    def __init__(self, relays: Sequence[Relay], placement: Placement, table: LaneTable) -> None:
         self._relays = relays
+        self._table = table
         self._placement = placement
         self._retries: dict[int, asyncio.Task[None]] = {}
         self._workers: Workers
@@ -155,8 +158,8 @@ class Carrier:
         await _slot(self._relays[relay]).call("resume", relay=relay)
 
     def saved_ring_base(self, relay: int, ring: int) -> int | None:
-        """See BackEnd.saved_ring_base: the library engine saves none."""
-        return None
+        """See BackEnd.saved_ring_base."""
+        return saved_base(self._table.lanes[lane_index(relay, ring // 2, Direction(ring % 2))]["view"])
 
     def front_end_changed(self, relay: int) -> None:
         """A front end has connected or left; a change of the relay that is under way looks at its end by itself."""

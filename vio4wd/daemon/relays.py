@@ -47,7 +47,7 @@ class Relays:
         self._claims: dict[str, int] = {}
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._broker: Broker
-        self.carrier = Carrier(self._relays, placement)
+        self.carrier = Carrier(self._relays, placement, table)
         self.reserved: Callable[[], Collection[int]] = frozenset
 
     def connect(self, workers: Workers, broker: Broker) -> None:

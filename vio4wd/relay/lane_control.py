@@ -15,7 +15,7 @@ from vio4wd.dpdk_ffi.vhost import Region, VringInfo
 from vio4wd.relay.direct.attach import DirectRings
 from vio4wd.relay.direct.rings import F_RING_PACKED, NET_F_MRG_RXBUF
 from vio4wd.relay.interface import RelayCpus
-from vio4wd.relay.lanes import Direction, LaneMode, LaneTable, lane_index, relay_lanes
+from vio4wd.relay.lanes import QUEUE_PAIRS, Direction, LaneMode, LaneTable, lane_index, relay_lanes
 from vio4wd.relay.lcores import Lcores
 
 
@@ -97,6 +97,16 @@ class RelaySides:
     vf_busy: bool = False
 
 
+@dataclass(frozen=True)
+class LaneFault:
+    """A lane that rests because its guest broke a rule, and what that was."""
+
+    relay: int
+    queue_pair: int
+    direction: Direction
+    message: str
+
+
 @dataclass
 class _Relay:
     sides: RelaySides = field(default_factory=RelaySides)
@@ -135,6 +145,17 @@ class LaneControl:
     def set(self, relay: int, **fields: object) -> None:
         """``change`` that replaces the named fields of RelaySides."""
         self.change(relay, lambda sides: replace(sides, **fields))  # type: ignore[arg-type]
+
+    def faults(self) -> list[LaneFault]:
+        """The lanes whose guests have broken a rule of their rings since the last time; these lanes rest."""
+        found = []
+        with self._lock:
+            for relay, state in self._relays.items():
+                for index in state.lanes:
+                    message = self._rings.fault(self._table.lanes[index])
+                    if message is not None:
+                        found.append(LaneFault(relay, index // 2 % QUEUE_PAIRS, Direction(index & 1), message))
+        return found
 
     def _adopt(self, relay: int) -> _Relay:
         """Begin with a relay whose lanes another worker may have left as they were when it died."""

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 CLOSE_LIMIT_S = 1.8
 """A worker that takes longer to release everything is ended by the kernel, which releases it too."""
 
+FAULT_POLL_S = 0.25
+"""How often lanes are looked at for broken rings."""
+
 
 class Worker:
     """Carries out the supervisor's commands.
@@ -94,6 +97,16 @@ class Worker:
         operation, thread = operations.get(command.op, (self._unknown, self._guest_thread))
         thread.submit(self._run, command, operation)
         return True
+
+    def report_faults(self) -> None:
+        """Tell the supervisor of lanes that have come to rest by themselves."""
+        for fault in self._lanes.faults():
+            arguments = {
+                "relay": fault.relay,
+                "queue_pair": fault.queue_pair,
+                "direction": fault.direction.name.lower(),
+            }
+            self._channel.send(Event("lane_fault", arguments | {"message": fault.message}))
 
     def close(self) -> None:
         """Release everything; the lcores stop last."""
@@ -171,7 +184,8 @@ def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
         selector.register(channel, selectors.EVENT_READ)
         selector.register(wakeup, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select():
+            worker.report_faults()
+            for key, _ in selector.select(FAULT_POLL_S):
                 if key.fileobj is wakeup:
                     log.info("worker stops on a signal")
                     return

@@ -10,6 +10,7 @@ import numpy as np
 from vio4wd.dpdk_ffi.layouts import View
 from vio4wd.dpdk_ffi.loader import load
 from vio4wd.dpdk_ffi.vhost import Region, VhostDevice, VringInfo
+from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
 from vio4wd.relay.direct.rings import load_ring, unload_ring
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,15 @@ class DirectRings:
 
     def __init__(self, choice: str) -> None:
         self._choice = choice
+
+    @staticmethod
+    def fault(lane: np.void) -> str | None:
+        """What rule the lane's ring has broken; None if none, or if this has been asked since."""
+        view = lane["view"]
+        if not view["loaded"] or view["reported"] or not view["rule"]:
+            return None
+        view["reported"] = 1
+        return f"{RULE_TEXTS[RingRule(int(view['rule']))]} (ring {lane['ring']}, descriptor {view['head']})"
 
     def take(self, lane: np.void, relay: int, vring: VringInfo, regions: Sequence[Region], features: int) -> None:
         """Let the direct engine work a lane's ring if it can; ``lane`` is the lane's record, filled in but for this."""

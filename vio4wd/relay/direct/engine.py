@@ -1,7 +1,7 @@
 """The direct engine: lanes whose ring is worked by compiled Python, without rte_vhost. Compiled by numba.
 
 What it does not know it hands to rte_vhost burst by burst, exchanging the exact ring position. A ring that breaks a
-rule switches its lane off and leaves the rule's number in the ring record.
+rule is not touched any more, until it is loaded again; the rule's number is left in its record.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba import types
 from vio4wd.relay.direct import general, packed, split
 from vio4wd.relay.direct.buffers import give
 from vio4wd.relay.direct.chains import HAND_OVER
-from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET, LaneMode
+from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET
 from vio4wd.relay.library_engine import packet_bytes
 from vio4wd.relay.mbuf import PKT_LEN
 from vio4wd.relay.native import Part, compiled, load16, load32, load64, native, stack_space
@@ -28,7 +28,7 @@ MAX_UNSYNCED = 1 << 14
 """Buffers after which rte_vhost's idea of what it last told the guest may mislead it (it counts modulo 2**16)."""
 
 intp = types.intp
-_OFF = int(LaneMode.OFF)
+_UNKNOWN = -1
 _DONE, _NOTHING, _CANNOT = general.DONE, general.NOTHING, general.CANNOT
 
 # uint16_t rte_eth_rx_burst_t / eth_tx_burst_t(void *queue, struct rte_mbuf **, uint16_t)
@@ -51,12 +51,6 @@ _deliver_any, _collect_any = general.DELIVER.call, general.COLLECT.call
 
 
 @compiled
-def _fault(lane: Any, ring: Any, rule: int) -> None:
-    ring.rule = rule
-    lane.mode = _OFF
-
-
-@compiled
 def _publish(core: Any, ring: Any, ring_address: int) -> None:
     if ring.position == ring.published:
         return
@@ -76,6 +70,7 @@ def _offered(ring: Any) -> Any:
 def _to_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     """Let rte_vhost know where the ring is."""
     _publish(core, ring, ring_address)
+    ring.saving = _UNKNOWN
     base = types.uint16(ring.position)
     _set_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
     if ring.unsynced * BURST > MAX_UNSYNCED:
@@ -146,7 +141,7 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
             break
         else:
             if outcome != _NOTHING:
-                _fault(lane, ring, -outcome)
+                ring.rule = -outcome
             break
         done += 1
         size += length
@@ -164,10 +159,12 @@ def _vf_to_vm(core_address: int, address: int) -> Any:
     core, lane, packets = core_at(core_address), lane_at(address), address + HELD
     ring_address = address + RING_OFFSET
     ring = ring_at(ring_address)
+    if ring.rule:
+        return 0
     room = _offered(ring)
     if room <= 0:
         if room < 0:
-            _fault(lane, ring, -room)
+            ring.rule = -room
         return 0
     received, head, count = intp(0), intp(lane.held_head), intp(lane.held_count)
     if not ring.packed:
@@ -223,7 +220,7 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
             size += packet_bytes(packets + 8 * count, taken)
             count += taken
         elif outcome != _NOTHING:
-            _fault(lane, ring, -outcome)
+            ring.rule = -outcome
         break
     _publish(core, ring, ring_address)
     return count, size
@@ -241,7 +238,7 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
         offered = _offered(ring)
         if offered <= 0:
             if offered < 0:
-                _fault(lane, ring, -offered)
+                ring.rule = -offered
             return 0
         if not ring.packed:
             split.expect(ring, min(offered, BURST))
@@ -259,6 +256,8 @@ def _vm_to_vf(core_address: int, address: int) -> Any:
     core, lane, packets = core_at(core_address), lane_at(address), address + HELD
     ring_address = address + RING_OFFSET
     ring = ring_at(ring_address)
+    if ring.rule:
+        return 0
     received = intp(0)
     if lane.held_count == 0:
         received = _receive(core, lane, ring, ring_address, packets)

@@ -43,9 +43,9 @@ RING = np.dtype(
         ("region_host", "i8"),
         ("regions", "i8"),
         ("rule", "i8"),  # RingRule that the guest broke, 0: none
+        ("reported", "i8"),  # 1 once that was told
         ("head", "i8"),  # the descriptor or index where it did
-        # for whoever takes over when this process dies: ``saved`` counts; where ``saving`` differs from it, the guest
-        # may have been told of everything up to there already
+        # for whoever takes over when this process dies: ``saved`` counts if ``saving`` says the same
         ("saving", "i8"),
         ("saved", "i8"),
         ("loaded", "i8"),  # 1 while the engine works this ring: the fields above are the truth
@@ -65,7 +65,7 @@ RING_OFFSETS: dict[str, int] = {name: RING.fields[name][1] for name in RING.name
 
 
 class RingRule(enum.IntEnum):
-    """Rules that every ring must keep. A lane whose ring breaks one is switched off until the guest resets it."""
+    """Rules that every ring must keep. A lane whose ring breaks one rests until the guest resets it."""
 
     KEPT = 0
     AVAILABLE_INDEX = 1
@@ -95,3 +95,14 @@ RULE_TEXTS = {
     RingRule.TOO_LONG: "a packet is longer than any that the guest may send",
 }
 """What a fault event says."""
+
+
+def saved_base(ring: np.void) -> int | None:
+    """Where the engine was in a ring when its process died, as the number for VHOST_USER_SET_VRING_BASE.
+
+    None where it is not certain: the engine did not have the ring, or was just telling the guest of used buffers.
+    """
+    if not ring["loaded"] or ring["saving"] != ring["saved"]:
+        return None
+    position = int(ring["saved"])
+    return position | position << 16 if ring["packed"] else position

@@ -75,7 +75,7 @@ def load_ring(
     Answers None, or why the library engine must do it; then the record says that the ring is not loaded. A broken rule
     of an earlier session is forgotten.
     """
-    ring["rule"] = ring["head"] = 0
+    ring["rule"] = ring["reported"] = ring["head"] = 0
     reason = unsuitable(vring, regions, features, base)
     if reason is not None:
         ring["loaded"] = 0
