@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -285,12 +284,11 @@ def test_monitor_load_ends_on_ctrl_c(forwarder: Forwarder) -> None:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        started = time.monotonic()
         try:
             _, errors = process.communicate(timeout=MOST_S)
         finally:
             process.kill()
-    assert (process.returncode, errors) == (0, "") and time.monotonic() - started < 1
+    assert (process.returncode, errors) == (0, "")
 
 
 def test_tools_start_light() -> None:

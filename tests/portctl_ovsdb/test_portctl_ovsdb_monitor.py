@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -375,7 +376,11 @@ def test_no_descriptor_or_thread_is_left(server: OvsdbServer) -> None:
     before = descriptors(), threads()
     for _ in range(5):
         follow(server.socket, test)
-    assert (descriptors(), threads()) == before
+    deadline = time.monotonic() + 5
+    while (descriptors(), threads()) > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # a thread that has been told to end takes a moment
+    assert descriptors() <= before[0]
+    assert threads() <= before[1]
 
 
 def test_static_vf_of_the_same_pair_stays(server: OvsdbServer, caplog: pytest.LogCaptureFixture) -> None:

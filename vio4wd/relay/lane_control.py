@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from vio4wd.dpdk_ffi.vhost import Region, VringInfo
 from vio4wd.relay.direct.attach import DirectRings
 from vio4wd.relay.direct.rings import F_RING_PACKED, NET_F_MRG_RXBUF
@@ -136,7 +138,9 @@ class LaneControl:
             WorkerError: an lcore hangs.
         """
         with self._lock:
-            state = self._relays.get(relay) or self._adopt(relay)
+            state = self._relays.setdefault(relay, _Relay())
+            if not state.lanes:
+                self._adopt(relay)
             before = state.sides
             state.sides = edit(before)
             if state.sides != before:
@@ -157,17 +161,15 @@ class LaneControl:
                         found.append(LaneFault(relay, index // 2 % QUEUE_PAIRS, Direction(index & 1), message))
         return found
 
-    def _adopt(self, relay: int) -> _Relay:
-        """Begin with a relay whose lanes another worker may have left as they were when it died."""
-        for index in relay_lanes(relay):
-            lane = self._table.lanes[index]
-            lane["mode"] = LaneMode.OFF
-            lane["not_connected_pkts"] += lane["held_count"]
-            lane["not_connected_bytes"] += lane["held_bytes"]
-            lane["held_count"] = lane["held_bytes"] = 0
-            lane["view"]["loaded"] = 0
-        self._relays[relay] = _Relay()
-        return self._relays[relay]
+    def _adopt(self, relay: int) -> None:
+        """Begin anew with a relay that has no lanes here: another worker may have died with them as they are."""
+        lanes = self._table.lanes[relay_lanes(relay).start : relay_lanes(relay).stop]
+        lanes["mode"] = LaneMode.OFF
+        lanes["not_connected_pkts"] += lanes["held_count"].astype(np.uint64)
+        lanes["not_connected_bytes"] += lanes["held_bytes"].astype(np.uint64)
+        lanes["held_count"] = 0
+        lanes["held_bytes"] = 0
+        lanes["view"]["loaded"] = 0
 
     def _switch(self, relay: int, state: _Relay) -> None:
         new = _plan(relay, state.sides)
