@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -54,14 +56,13 @@ def command(
     """Show the load of the worker CPUs of a running virtio-forwarder until Ctrl-C."""
     keys = tool.curve_keys(curve_server_key, curve_client_key)
     before = _CLEAR_SCREEN if sys.stdout.isatty() else ""
-    try:
-        workers = worker_cpus(sched_ep, keys)
-        for _ in range(count) if count else forever():
-            response = fetch(stats_ep, include_inactive=True, delay_ms=round(poll_interval * 1000), keys=keys)
-            lines = bars(cpu_loads(response, workers))
-            click.echo(before + "\n".join(lines))
-    except KeyboardInterrupt:
-        return
+    # An exception from a signal handler in the middle of ZeroMQ's cleaning up can leave it waiting for ever.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(tool.EXIT_OK))
+    workers = worker_cpus(sched_ep, keys)
+    for _ in range(count) if count else forever():
+        response = fetch(stats_ep, include_inactive=True, delay_ms=round(poll_interval * 1000), keys=keys)
+        lines = bars(cpu_loads(response, workers))
+        click.echo(before + "\n".join(lines))
 
 
 def worker_cpus(endpoint: str, keys: ClientKeys | None) -> tuple[int, ...]:
