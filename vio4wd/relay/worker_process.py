@@ -81,7 +81,7 @@ class WorkerProcess:
         with theirs:
             arguments = [str(theirs.fileno()), str(self._lanes_fd), self._options.encode()]
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "vio4wd.relay.worker", *arguments,
+                sys.executable, "-P", "-m", "vio4wd.relay.worker", *arguments,
                 pass_fds=(theirs.fileno(), self._lanes_fd), stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
