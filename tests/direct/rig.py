@@ -313,9 +313,12 @@ class Rig:
     def close(self) -> None:
         """Check that no buffer is lost, and release everything."""
         self.settle()
-        self.sent() if self.counter("direction") else None
-        held = self.counter("held_count") + int(self.queue[1] - self.queue[0])
-        assert self.pool.available + held >= self.pool.count
+        waiting = [int(self.queue[4 + i % QUEUE_LENGTH]) for i in range(int(self.queue[0]), int(self.queue[1]))]
+        first = self.counter("held_head")
+        waiting += [int(packet) for packet in self.lane["held"][0][first : first + self.counter("held_count")]]
+        for packet in waiting:
+            self.pool.give(packet)
+        assert self.pool.available == self.pool.count
         if self.call_fd >= 0:
             os.close(self.call_fd)
         for memory in self.memories:
