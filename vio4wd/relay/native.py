@@ -166,19 +166,25 @@ fence = intrinsic(_fence)
 """A full barrier, ``fence()``: stores before it are seen before loads after it are done."""
 
 
-def _prefetch(typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        byte_pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
-        function = builder.module.declare_intrinsic("llvm.prefetch", (byte_pointer,), kind)
-        builder.call(function, [builder.inttoptr(values[0], byte_pointer), word(0), word(3), word(1)])
-        return context.get_dummy_value()
+def _prefetcher(*, write: bool) -> Any:
+    def prefetch(typing: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            byte_pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
+            function = builder.module.declare_intrinsic("llvm.prefetch", (byte_pointer,), kind)
+            builder.call(function, [builder.inttoptr(values[0], byte_pointer), word(int(write)), word(3), word(1)])
+            return context.get_dummy_value()
 
-    return types.void(types.intp), generate
+        return types.void(types.intp), generate
+
+    return intrinsic(prefetch)
 
 
-prefetch = intrinsic(_prefetch)
+prefetch = _prefetcher(write=False)
 """``prefetch(address)``: ask for the cache line at an address; never faults."""
+
+prefetch_to_write = _prefetcher(write=True)
+"""The same for a line that will be written: it is taken from the other CPUs at once, instead of shared first."""
 
 
 def stack_space(size: int) -> Any:

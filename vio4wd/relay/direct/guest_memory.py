@@ -31,6 +31,7 @@ fetch64_acquire = loader(64, acquire=True)
 _ADDRESS, _CHAIN_LENGTH = int(RingRule.ADDRESS), int(RingRule.CHAIN_LENGTH)
 
 VECTOR_BYTES = 32
+CACHE_LINE = 64
 
 # A piece of a buffer: host address and length, 8 bytes each.
 PIECE_BYTES = 16
@@ -75,11 +76,7 @@ def _copy_short(destination: int, source: int, length: int) -> None:
 
 
 @compiled
-def copy(destination: int, source: int, length: int) -> None:
-    """Copy exactly ``length`` bytes between our own memory and a piece of the guest's.
-
-    The last vector overlaps what is copied already, so that nothing beyond either end is touched.
-    """
+def _copy_any(destination: int, source: int, length: int) -> None:
     if length < VECTOR_BYTES:
         _copy_short(destination, source, length)
         return
@@ -92,6 +89,20 @@ def copy(destination: int, source: int, length: int) -> None:
         done += VECTOR_BYTES
     if done < length:
         _copy32(destination + length - VECTOR_BYTES, source + length - VECTOR_BYTES)
+
+
+@compiled
+def copy(destination: int, source: int, length: int) -> None:
+    """Copy exactly ``length`` bytes between our own memory and a piece of the guest's.
+
+    The last vector overlaps what is copied already, so that nothing beyond either end is touched. Small frames are
+    copied without a call and without a loop.
+    """
+    if VECTOR_BYTES <= length <= 2 * VECTOR_BYTES:
+        _copy32(destination, source)
+        _copy32(destination + length - VECTOR_BYTES, source + length - VECTOR_BYTES)
+    else:
+        _copy_any(destination, source, length)
 
 
 @compiled

@@ -12,7 +12,7 @@ from numba import types
 
 from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
-from vio4wd.relay.direct.guest_memory import copy, fetch16, fetch64, fetch64_acquire
+from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch64, fetch64_acquire
 from vio4wd.relay.direct.notify import notify_packed
 from vio4wd.relay.lanes import BURST
 from vio4wd.relay.mbuf import (
@@ -34,6 +34,7 @@ from vio4wd.relay.native import (
     load32,
     load64,
     prefetch,
+    prefetch_to_write,
     stack_space,
     store16,
     store32,
@@ -121,7 +122,8 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
         offset, length = fetch64(descriptor) - region_guest, rest & 0xFFFFFFFF
         if (rest >> 48) & DESC_SHAPE != DESC_WRITE or offset < 0 or length > region_bytes - offset:
             return i
-        prefetch(region_host + offset)
+        prefetch_to_write(region_host + offset)
+        prefetch_to_write(region_host + offset + CACHE_LINE)
         if length < load32(packet + PKT_LEN) + header:
             return i
         if load16(packet + NB_SEGS) != 1 or load64(packet + OL_FLAGS) & OL_TX_WORK:
@@ -176,6 +178,7 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
         if length <= header or length - header > room:
             return i
         prefetch(region_host + offset)
+        prefetch(region_host + offset + CACHE_LINE)
         prefetch(load64(buffers - 8 * i))
         store64(plan + 16 * i, region_host + offset)
         store64(plan + 16 * i + 8, rest)

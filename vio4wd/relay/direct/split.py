@@ -12,7 +12,7 @@ from numba import types
 
 from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_BYTES, DESC_SHAPE, DESC_WRITE
-from vio4wd.relay.direct.guest_memory import copy, fetch16, fetch16_acquire, fetch64
+from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch16_acquire, fetch64
 from vio4wd.relay.direct.notify import notify_split
 from vio4wd.relay.direct.ring_record import RingRule
 from vio4wd.relay.lanes import BURST
@@ -35,6 +35,7 @@ from vio4wd.relay.native import (
     load32,
     load64,
     prefetch,
+    prefetch_to_write,
     stack_space,
     store16,
     store16_release,
@@ -107,7 +108,8 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
         length = rest & 0xFFFFFFFF
         if (rest >> 32) & DESC_SHAPE != DESC_WRITE or offset < 0 or length > region_bytes - offset:
             return i
-        prefetch(region_host + offset)
+        prefetch_to_write(region_host + offset)
+        prefetch_to_write(region_host + offset + CACHE_LINE)
         if length < load32(packet + PKT_LEN) + header:
             return i
         if load16(packet + NB_SEGS) != 1 or load64(packet + OL_FLAGS) & OL_TX_WORK:
@@ -165,6 +167,7 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
         if length <= header or length - header > room:
             return i
         prefetch(region_host + offset)
+        prefetch(region_host + offset + CACHE_LINE)
         prefetch(load64(buffers - 8 * i))
         store64(plan + 16 * i, region_host + offset)
         store64(plan + 16 * i + 8, head | length << 32)
