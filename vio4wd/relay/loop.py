@@ -43,13 +43,13 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
     """One round over the list; answers (packets moved, lanes ready to forward)."""
     moved = 0
     ready = 0
+    begin = read_tsc()
     for i in range(load32(lane_list)):
         address = core.lanes + load32(lane_list + 4 + 4 * i) * LANE_STRIDE
         mode = load32_acquire(address + _MODE)
         if mode == _OFF:
             continue
         lane = lane_at(address)
-        begin = read_tsc()
         if mode == _FORWARD:
             ready += 1
             if lane.engine == _DIRECT:
@@ -60,11 +60,13 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
             count = library_engine.drain(core, lane, address)
         else:
             count = library_engine.flush(core, lane, address)
+        now = read_tsc()
         if count:
-            lane.cycles += read_tsc() - begin
+            lane.cycles += now - begin
             moved += count
         elif lane.pulse and core.epoch & (PULSE_ROUNDS - 1) == 0:
             library_engine.pulse(lane)
+        begin = now
     return moved, ready
 
 
