@@ -10,6 +10,8 @@ from harness.process import wait_for
 from harness.qemu import LinuxGuest, Nic
 
 pytestmark = pytest.mark.dpdk
+direct_only = pytest.mark.parametrize("line", ["direct"], indirect=True, scope="module")
+"""For tests that boot a guest and have little to do with the engine."""
 
 
 def assert_no_loss(line: Line) -> None:
@@ -52,6 +54,7 @@ def test_a_link_goes_down_and_up(line: Line) -> None:
     assert_no_loss(line)
 
 
+@direct_only
 def test_a_guest_restarts(line: Line) -> None:
     line.guest.monitor("system_reset")
     line.guest.wait_booted()
@@ -59,6 +62,7 @@ def test_a_guest_restarts(line: Line) -> None:
     assert_no_loss(line)
 
 
+@direct_only
 def test_a_guest_that_is_killed_makes_room_for_the_next(line: Line, image: GuestImage) -> None:
     line.guest.kill()
     wait_for(lambda: line.daemon.stats()["relay_0.active"] == "False", 5, "the relay to notice")
