@@ -89,12 +89,15 @@ class Daemon:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes."""
-        return [
-            child
-            for child in psutil.Process(self.child.pid).children()
-            if "vio4wd.relay.worker" in " ".join(child.cmdline())
-        ]
+        return [child for child in psutil.Process(self.child.pid).children() if _is_worker(child)]
 
     def stop(self) -> int:
         """End it; answers the exit status."""
         return self.child.stop()
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "vio4wd.relay.worker" in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
