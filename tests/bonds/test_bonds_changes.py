@@ -23,8 +23,7 @@ NULLS = ("net_null80,size=60,copy=0", "net_null81,size=60,copy=0")
 
 def worker_of(daemon: Daemon) -> psutil.Process:
     """The worker that carries relays; the other one is a spare."""
-    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
-    return max(daemon.workers(), key=lambda process: process.cpu_times().user)
+    return daemon.settled_workers()[0]
 
 
 def end_worker(daemon: Daemon) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from harness.daemon import Daemon
 from harness.process import wait_for
 
 
@@ -39,27 +37,3 @@ def settled_footprint(process: psutil.Process) -> Footprint:
 
     wait_for(settled, 10, f"process {process.pid} to settle")
     return last[-1]
-
-
-def workers(daemon: Daemon) -> list[psutil.Process]:
-    """The worker processes, oldest first: the first carries relays until it dies."""
-
-    def generation(process: psutil.Process) -> int:
-        return int(json.loads(process.cmdline()[-1])["name"].split("-")[1])
-
-    return sorted(daemon.workers(), key=generation)
-
-
-def settled_workers(daemon: Daemon, count: int) -> list[psutil.Process]:
-    """The worker processes, oldest first, when there are that many and all have their memory."""
-    found: list[psutil.Process] = []
-
-    def settled() -> bool:
-        try:
-            found[:] = workers(daemon)
-            return len(found) == count and all(footprint(process).hugepages_kb for process in found)
-        except (psutil.Error, OSError):  # one of them has just ended
-            return False
-
-    wait_for(settled, 30, f"{count} worker processes")
-    return found

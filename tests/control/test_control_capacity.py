@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from control.control_client import OK, Client
-from control.counting import footprint, settled_footprint, settled_workers, workers
+from control.counting import footprint, settled_footprint
 from frontend import FrontEnd
 from harness.daemon import Daemon
 from harness.process import wait_for
@@ -36,7 +36,7 @@ def test_64_vfs(start_daemon: Callable[..., Daemon], client_of: Callable[..., Cl
         assert time.monotonic() - begun < 30  # a bound against hanging; the time itself is the benchmark's matter
         assert client.devices() == {}
     assert daemon.child.log.count("starting one more") == 1
-    settled_workers(daemon, 3)  # two in use, one spare
+    daemon.settled_workers(3)  # two in use, one spare
 
 
 def test_a_bond_that_does_not_fit_goes_to_the_next_process(
@@ -60,7 +60,7 @@ def test_a_guest_moves_to_the_process_that_has_room_for_its_vf(
 ) -> None:
     daemon = start_daemon()
     client = client_of(daemon)
-    first = settled_workers(daemon, 2)[0]
+    first = daemon.settled_workers()[0]
     for relay in range(PORTS):
         assert client.add(relay, f"net_null{relay}") == OK
     assert client.remove(PORTS - 1, f"net_null{PORTS - 1}") == OK
@@ -84,7 +84,7 @@ def test_a_guest_moves_to_the_process_that_has_room_for_its_vf(
     assert daemon.child.log.count("front end connected") == 2
     assert settled_footprint(first).fds == before.fds  # the session is forgotten there
     assert client.add(relay, "net_null40,size=60,copy=0") == OK
-    second = max(workers(daemon)[1:], key=lambda process: process.cpu_times().user)
+    second = daemon.workers()[1]
     for process in (second, first):  # the one that has the guest, and the one that had it
         packets = client.relay(relay).vm_to_vf.pkts_tx_to_vf
         process.kill()
@@ -106,7 +106,7 @@ def test_200_cycles_leave_nothing_and_disturb_nobody(
     cycles, steady = 200, 5
     daemon = start_daemon()
     client = client_of(daemon)
-    worker = settled_workers(daemon, 2)[0]
+    worker = daemon.settled_workers()[0]
     supervisor = psutil.Process(daemon.child.pid)
     testpmd = guest(daemon.socket(steady))
     testpmd.command("start", "io packet forwarding")

@@ -13,7 +13,6 @@ import pytest
 import zmq
 
 from control.control_client import OK, Answer, Client
-from control.counting import settled_workers, workers
 from frontend import FrontEnd
 from harness.daemon import Daemon
 from harness.netns import VethPair, received, run
@@ -96,12 +95,12 @@ def test_everything_is_put_back(
 
     before = state()
     for _ in range(3):
-        settled_workers(daemon, 2)
+        daemon.settled_workers()
         packets = client.relay(0).vm_to_vf.pkts_tx_to_vf
-        workers(daemon)[0].kill()
+        daemon.workers()[0].kill()
         wait_for(lambda n=packets: client.relay(0).vm_to_vf.pkts_tx_to_vf > n + 50_000, 10, "packets")
         wait_for(lambda: state() == before, 10, "everything to be as it was")
-    kill_all(workers(daemon))  # the spare one, too
+    kill_all(daemon.workers())  # the spare one, too
     wait_for(lambda: state() == before, 20, "everything to be as it was")
     with FrontEnd(short_dir / "quiet") as front:
         front.handshake()
@@ -131,9 +130,9 @@ def test_a_vf_that_cannot_come_back_yet(
     testpmd = guest(daemon.socket(1))
     testpmd.command("start", "io packet forwarding")
     wait_for(lambda: client.relay(1).active, 10, "the guest")
-    settled_workers(daemon, 2)
+    daemon.settled_workers()
     run("ip", "link", "delete", gone.vf)
-    workers(daemon)[0].kill()
+    daemon.workers()[0].kill()
     daemon.child.wait_for_log("could not be put back")
     wait_for(lambda: client.relay(2).vf_to_vm.internal_state == "DPDK_ADDED", 10, "the other VF")
     assert f"iface={gone.vf}" in client.relay(1).fault
@@ -160,9 +159,9 @@ def test_a_vf_that_cannot_come_back_can_be_removed(
     client = client_of(daemon)
     pair = veth()
     assert client.add(1, f"net_af_packet1,iface={pair.vf}") == OK
-    settled_workers(daemon, 2)
+    daemon.settled_workers()
     run("ip", "link", "delete", pair.vf)
-    workers(daemon)[0].kill()
+    daemon.workers()[0].kill()
     daemon.child.wait_for_log("could not be put back")
     assert client.add(1, "net_null1").error == (8, "virtio_forwarder_add_vf2()")
     assert client.remove(1, "net_af_packet1") == OK
@@ -181,7 +180,7 @@ def test_requests_while_no_worker_runs(
     client = client_of(daemon)
     for relay in (1, 2):
         assert client.add(relay, f"net_null{relay},size=60,copy=0") == OK
-    kill_all(settled_workers(daemon, 2))
+    kill_all(daemon.settled_workers())
     wait_for(lambda: "waits for a worker process" in client.relay(1).fault, 2, "the death to be noticed")
     assert pin(daemon, 1, 0, 1) == 0
     assert pin(daemon, 1, 7, 1) == 1
@@ -213,8 +212,8 @@ def test_pins_over_all_relays_while_a_worker_dies(
     with Sched(daemon) as sched:
         for round_ in range(4):
             cpu = round_ % 2
-            settled_workers(daemon, 2)
-            killer = threading.Timer(0.005 * round_, workers(daemon)[0].kill)
+            daemon.settled_workers()
+            killer = threading.Timer(0.005 * round_, daemon.workers()[0].kill)
             killer.start()
             entries = [wire.number(1, relay) + wire.number(2, cpu) + wire.number(3, cpu) for relay in relays]
             answer = wire.decode(sched(wire.number(1, 0) + b"".join(wire.data(2, entry) for entry in entries)))
@@ -234,7 +233,7 @@ def test_a_worker_that_hangs(
     testpmd = guest(daemon.socket(1))
     testpmd.command("start", "io packet forwarding")
     wait_for(lambda: client.relay(1).vm_to_vf.pkts_tx_to_vf > 10_000, 10, "packets")
-    worker = settled_workers(daemon, 2)[0]
+    worker = daemon.settled_workers()[0]
     worker.send_signal(signal.SIGSTOP)
     packets = client.relay(1).vm_to_vf.pkts_tx_to_vf
     answers: list[Answer] = []
@@ -264,7 +263,7 @@ def test_a_hung_worker_does_not_hold_up_the_end(
 ) -> None:
     daemon = start_daemon()
     assert client_of(daemon).add(1, "net_null1") == OK
-    settled_workers(daemon, 2)[0].send_signal(signal.SIGSTOP)
+    daemon.settled_workers()[0].send_signal(signal.SIGSTOP)
     begun = time.monotonic()
     assert daemon.stop() == 0
     assert time.monotonic() - begun < 10

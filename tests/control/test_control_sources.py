@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from control.control_client import OK, Client
-from control.counting import settled_workers
 from harness.daemon import Daemon
 from harness.process import wait_for
 from harness.testpmd import Testpmd
@@ -67,7 +66,7 @@ def test_ovsdb(
     testpmd = guest(daemon.socket(7))
     testpmd.command("start", "io packet forwarding")
     wait_for(lambda: client.relay(7).vm_to_vf.pkts_tx_to_vf > 10_000, 10, "packets")
-    settled_workers(daemon, 2)[0].kill()
+    daemon.settled_workers()[0].kill()
     becomes(client, fixed | {4: "net_null3,size=60", 5: "net_null5"})
     server.stop()
     server.start()
@@ -105,7 +104,7 @@ def test_command_file(start_daemon: Callable[..., Daemon], client_of: Callable[.
     becomes(client, {0: "net_null9", 1: "net_null0"})
     write("add_port net_null1 40\nadd_port\n\0\xff garbage\nadd_port net_null2\n")
     becomes(client, {0: "net_null9", 1: "net_null0", 40: "net_null1", 2: "net_null2"})
-    settled_workers(daemon, 2)[0].kill()
+    daemon.settled_workers()[0].kill()
     becomes(client, {0: "net_null9", 1: "net_null0", 40: "net_null1", 2: "net_null2"})
     write("del_port net_null1\ndel_port net_null0\n")
     becomes(client, {0: "net_null9", 2: "net_null2"})

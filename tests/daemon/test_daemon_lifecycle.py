@@ -28,7 +28,7 @@ def hugepages_kb(pid: int) -> int:
 
 
 def test_one_relay_takes_little_memory(daemon: Daemon) -> None:
-    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+    daemon.settled_workers()
     before = {process.pid: hugepages_kb(process.pid) for process in daemon.workers()}
     daemon.add(0, "net_null0")
     used = max(hugepages_kb(process.pid) - before[process.pid] for process in daemon.workers())
@@ -52,9 +52,9 @@ def test_a_killed_worker_s_guest_goes_on(daemon: Daemon, guest: Callable[..., Te
     testpmd.command("start", "io packet forwarding")
     daemon.wait_active(7)
     for round_ in range(3):
-        wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+        daemon.settled_workers()
         before = packets_to_vf(daemon, 7)
-        worker = max(daemon.workers(), key=lambda process: process.cpu_times().user)
+        worker = daemon.workers()[0]
         worker.kill()
         wait_for(lambda before=before: packets_to_vf(daemon, 7) > before + 50_000, 10, f"traffic after death {round_}")
         seen = testpmd.counters()["RX-packets"]
@@ -81,7 +81,7 @@ def test_stop_is_clean_and_quick(daemon: Daemon, guest: Callable[..., Testpmd], 
         daemon.wait_active(1)
         if state == "traffic":
             testpmd.command("start", "io packet forwarding")
-    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+    daemon.settled_workers()
     workers = daemon.workers()
     begun = time.monotonic()
     assert daemon.stop() == 0
@@ -94,10 +94,10 @@ def test_stop_is_clean_and_quick(daemon: Daemon, guest: Callable[..., Testpmd], 
 
 
 def test_add_and_remove_leave_nothing(daemon: Daemon) -> None:
-    wait_for(lambda: len(daemon.workers()) == 2, 30, "a worker and a spare one")
+    daemon.settled_workers()
     daemon.add(0, "net_null0")
     daemon.remove(0, "net_null0")
-    worker = max(daemon.workers(), key=lambda process: process.num_threads())
+    worker = daemon.workers()[0]
 
     def footprint() -> tuple[int, int, int]:
         return psutil.Process(daemon.child.pid).num_fds(), worker.num_fds(), hugepages_kb(worker.pid)

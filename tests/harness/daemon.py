@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,16 +89,31 @@ class Daemon:
         wait_for(lambda: self.stats()[f"relay_{relay}.active"] == "True", seconds, f"relay {relay} to be active")
 
     def workers(self) -> list[psutil.Process]:
-        """The worker processes."""
-        return [child for child in psutil.Process(self.child.pid).children() if _is_worker(child)]
+        """The worker processes, oldest first: the first carries relays until it dies, the last is a spare one."""
+        found = {child: _worker_name(child) for child in psutil.Process(self.child.pid).children()}
+        names = {child: name for child, name in found.items() if name}
+        return sorted(names, key=lambda child: int(names[child].split("-")[1]))
+
+    def settled_workers(self, count: int = 2) -> list[psutil.Process]:
+        """The worker processes, oldest first, when there are that many and the last is ready to take over."""
+        found: list[psutil.Process] = []
+
+        def settled() -> bool:
+            found[:] = self.workers()
+            return len(found) == count and f"{_worker_name(found[-1])} stands by" in self.child.log
+
+        wait_for(settled, 30, f"{count} worker processes, the last of them a spare one that is ready")
+        return found
 
     def stop(self) -> int:
         """End it; answers the exit status."""
         return self.child.stop()
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _worker_name(process: psutil.Process) -> str:
+    """The name of a worker process, empty for others and for those that have just ended."""
     try:
-        return "vio4wd.relay.worker" in process.cmdline()
+        arguments = process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
+        return ""
+    return str(json.loads(arguments[-1])["name"]) if "vio4wd.relay.worker" in arguments else ""

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -20,12 +21,15 @@ def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None
 class Child:
     """A running program; its output goes to ``log``."""
 
+    running: ClassVar[list[Child]] = []
+
     def __init__(self, arguments: Sequence[str | Path], log: Path, *, stdin: int = subprocess.DEVNULL) -> None:
         self.log_path = log
         self._log = log.open("ab")
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments], stdin=stdin, stdout=self._log, stderr=subprocess.STDOUT
         )
+        self.running.append(self)
 
     @property
     def pid(self) -> int:
@@ -58,4 +62,6 @@ class Child:
                 self.process.kill()
                 self.process.wait(10)
         self._log.close()
+        if self in self.running:
+            self.running.remove(self)
         return self.process.returncode

@@ -57,6 +57,8 @@ class FakeBackEnd:
         self._tasks[relay] = asyncio.create_task(self._serve(Channel(sock)))
 
     async def detach(self, relay: int, path: Path) -> None:
+        if self.dead:
+            raise WorkerError("the worker is dead")
         self.log.append("detach")
 
     async def pause(self, relay: int) -> None:

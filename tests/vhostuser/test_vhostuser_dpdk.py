@@ -13,7 +13,6 @@ from broker_thread import BrokerThread, wait_until
 from testpmd_back_end import TestpmdBackEnd
 
 from frontend import FrontEnd, GuestMemory, Wire
-from vio4wd.vhostuser import Options
 from vio4wd.vhostuser.requests import Request
 
 pytestmark = pytest.mark.dpdk
@@ -26,7 +25,7 @@ def testpmd() -> TestpmdBackEnd:
 
 @pytest.fixture
 def dpdk_broker(testpmd: TestpmdBackEnd, socket_dir: Path) -> Iterator[BrokerThread]:
-    thread = BrokerThread(testpmd, socket_dir, Options(lost_grace=2.0))
+    thread = BrokerThread(testpmd, socket_dir)
     try:
         yield thread
     finally:

@@ -166,7 +166,7 @@ def lose_worker(broker: BrokerThread, back: FakeBackEnd, *, told_first: bool = T
         broker.call(back.die())
     else:
         broker.call(back.die())
-        time.sleep(0.05)
+        time.sleep(1.0)  # a busy machine takes its time to report a death
         broker.do(broker.broker.worker_lost, [0])
 
 
@@ -218,7 +218,7 @@ def test_release_moves_a_running_session(broker: BrokerThread, back: FakeBackEnd
         back.bases = {0: 40, 1: 50}
         back.log.clear()
         broker.call(broker.broker.release(0))
-        assert back.log == ["pause", "GET_VRING_BASE", "GET_VRING_BASE", "detach", "resume"]
+        assert back.log == ["pause", "GET_VRING_BASE", "GET_VRING_BASE", "detach"]
         back.bases.clear()
         replay(broker, back)
         assert back.bases == {0: 40, 1: 50}

@@ -147,7 +147,10 @@ class Carrier:
 
     async def detach(self, relay: int, path: Path) -> None:
         """See BackEnd.detach."""
-        await _slot(self._relays[relay]).call("detach", relay=relay, path=str(path))
+        try:
+            await _slot(self._relays[relay]).call("detach", relay=relay, path=str(path))
+        except CommandError as error:
+            log.error("relay %d: the worker could not forget a session: %s", relay, error)
 
     async def pause(self, relay: int) -> None:
         """See BackEnd.pause."""

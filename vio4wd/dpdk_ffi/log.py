@@ -103,7 +103,7 @@ class LogStream:
         self._dpdk.call("", "rte_log_set_global_level", int(level))
 
     def mark(self) -> int:
-        """The number of messages so far."""
+        """The number of records so far: a message each, or two that threads logged at the same time."""
         return int(self._cookie[self._words.SEQUENCE])
 
     def errors_since(self, mark: int) -> list[str]:

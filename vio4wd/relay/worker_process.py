@@ -57,6 +57,11 @@ class WorkerProcess:
         self.facts: dict[str, Any] = {}
 
     @property
+    def name(self) -> str:
+        """What it is called in the log, also its EAL file prefix."""
+        return self._options.name
+
+    @property
     def pid(self) -> int | None:
         """The process id, None before the start."""
         return self._process.pid if self._process else None

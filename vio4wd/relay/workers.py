@@ -22,6 +22,9 @@ RESTART_DELAYS_S = (0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 YOUNG_S = 30.0
 
+SPARE_RETRY_S = 10.0
+"""Wait before another spare is started after one that could not start or has died."""
+
 
 @dataclass
 class Slot:
@@ -130,20 +133,39 @@ class Workers:
             self._spare_start = self._run(self._start_spare())
 
     async def _start_spare(self) -> None:
+        try:
+            process = await self._start_process()
+        except StartupError as error:
+            log.warning("no spare worker process: %s", error)
+            self._prepare_spare_later()
+            return
+        process.on_exit = lambda: self._spare_lost(process)
+        self._spare = process
+        log.info("%s stands by (pid %s)", process.name, process.pid)
+
+    def _spare_lost(self, process: WorkerProcess) -> None:
+        if self._spare is process:
+            self._spare = None
+        self._prepare_spare_later()
+
+    def _prepare_spare_later(self) -> None:
+        asyncio.get_running_loop().call_later(SPARE_RETRY_S, self.prepare_spare)
+
+    async def _start_process(self) -> WorkerProcess:
+        """A new process, ready.
+
+        Raises:
+            StartupError: it could not be started.
+        """
         process = self._make()
         try:
             await process.start()
-        except StartupError as error:
-            log.warning("no spare worker process: %s", error)
-            return
         except asyncio.CancelledError:
             await process.kill()
             raise
-        process.on_exit = self._spare_lost
-        self._spare = process
-
-    def _spare_lost(self) -> None:
-        self._spare = None
+        if not process.alive:
+            raise StartupError("a worker process ended as soon as it was ready")
+        return process
 
     def _make(self) -> WorkerProcess:
         self._generation += 1
@@ -158,9 +180,8 @@ class Workers:
         if self._spare is None and self._spare_start is not None:
             await asyncio.wait([self._spare_start])
         process, self._spare = self._spare, None
-        if process is None:
-            process = self._make()
-            await process.start()
+        if process is None or not process.alive:
+            process = await self._start_process()
         process.on_event = lambda event: self._listener.worker_event(slot, event)
         process.on_exit = lambda: self._exited(slot)
         slot.process = process

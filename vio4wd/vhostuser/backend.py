@@ -16,7 +16,10 @@ class BackEnd(Protocol):
         """Have the worker that carries ``relay`` connect to ``path`` as a vhost-user back end (a client, once)."""
 
     async def detach(self, relay: int, path: Path) -> None:
-        """Have the worker forget ``path``; its connection is closed already or will be by this."""
+        """Have the worker forget ``path`` and a pause; the connection is closed already or will be by this.
+
+        Raises WorkerError when the worker is gone, only then: whoever does not know why a connection closed asks so.
+        """
 
     async def pause(self, relay: int) -> None:
         """Return once no lane of the relay touches guest memory or rings by itself, until ``resume``."""

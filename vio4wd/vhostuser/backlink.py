@@ -29,7 +29,8 @@ class BackLost(ForwarderError):
 class BackLink:
     """The way to the worker that carries a relay; for one session at a time.
 
-    ``lost`` is set by the owner when the worker is known to be dead; all that talks to it raises BackLost from then on.
+    ``lost`` says that the worker is dead, set by the owner when it is told and by ``leave`` when it finds out; all that
+    talks to the worker raises BackLost from then on.
     """
 
     def __init__(
@@ -149,22 +150,20 @@ class BackLink:
             self.paused = False
 
     async def leave(self) -> None:
-        """Close the connection and have a living worker forget it; its lanes are not left paused."""
+        """Close the connection and have a living worker forget it.
+
+        Only a worker's answer tells its refusal from its death, which is reported some time after its sockets close.
+        """
         if self._channel is not None:
             self._channel.close()
             self._channel = None
         self._unconfirmed.clear()
         path, self._path = self._path, None
-        paused, self.paused = self.paused, False
-        if self.lost:
+        self.paused = False
+        if self.lost or path is None:
             return
-        if path is not None:
-            await self._tell(self._back_end.detach(self.relay, path), "detach")
-        if paused:
-            await self._tell(self._back_end.resume(self.relay), "resume")
-
-    async def _tell(self, command: Awaitable[None], what: str) -> None:
         try:
-            await command
+            await self._back_end.detach(self.relay, path)
         except WorkerError as error:
-            log.warning("relay %d: %s failed: %s", self.relay, what, error)
+            log.info("relay %d: %s", self.relay, error)
+            self.lost = True

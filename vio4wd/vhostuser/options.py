@@ -9,16 +9,14 @@ from dataclasses import dataclass
 class Options:
     """Limits of sessions. Times are in seconds.
 
-    ``lost_grace`` is how long a closed back end may remain unexplained before the front end is taken to be refused;
-    ``batch_gap`` how long a pause waits for the front end's next message; ``replace_grace`` how long a second front end
-    waits for the first to leave.
+    ``batch_gap`` is how long a pause waits for the front end's next message; ``replace_grace`` how long a second front
+    end waits for the first to leave.
     """
 
     max_queue_pairs: int = 32
     max_memory_slots: int = 64
     accept_timeout: float = 5.0
     reply_delivery_timeout: float = 10.0
-    lost_grace: float = 0.5
     batch_gap: float = 0.001
     replace_grace: float = 1.0
 

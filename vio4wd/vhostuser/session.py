@@ -248,9 +248,10 @@ class Session:
             PeerClosed: the front end left meanwhile.
         """
         while True:
-            if not self._back.lost and not await self._is_lost_soon():
-                raise RefusedError(f"the back end refused {self._back.suspects}: {cause}")
+            suspects = self._back.suspects
             await self._back.leave()
+            if not self._back.lost:
+                raise RefusedError(f"the back end refused {suspects}: {cause}")
             self._settle_release()
             self._set_state(SessionState.ORPHANED)
             await self._replay_asked()
@@ -269,11 +270,6 @@ class Session:
             else:
                 resolve(replay)
                 return
-
-    async def _is_lost_soon(self) -> bool:
-        if not self._back.lost:
-            await self._readable_within(self._options.lost_grace)
-        return self._back.lost
 
     async def _hand_back(self) -> None:
         """Stop the rings where they are and leave the worker.
