@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from control.control_client import Answer, Client
 from harness.daemon import Daemon
+from harness.scheduling import no_autogroups
 
 RELAYS = 64
 LIMIT_S = 10.0
@@ -69,5 +70,6 @@ def command(rounds: int, device: str) -> None:
 
 def main() -> int:
     """Run the benchmark."""
-    command()
+    with no_autogroups():
+        command()
     return 0

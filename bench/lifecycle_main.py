@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from harness.daemon import Daemon
 from harness.process import wait_for
+from harness.scheduling import no_autogroups
 from harness.testpmd import Testpmd
 from vio4wd.cli.client import ask
 from vio4wd.cli.stats import fetch
@@ -117,5 +118,6 @@ def command(rounds: int, json_path: Path | None) -> None:
 
 def main() -> int:
     """Run the benchmark."""
-    command()
+    with no_autogroups():
+        command()
     return 0

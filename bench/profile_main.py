@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from bench.compiled_code import functions, save_objects
 from bench.throughput_main import FORWARDER_CPU, FRONT_CPU, relay, source_devargs
+from harness.scheduling import no_autogroups
 from harness.testpmd import Testpmd
 
 LOOP_LIMIT_PERCENT = 3.0
@@ -104,5 +105,6 @@ def print_shares(rows: collections.Counter[str], total: int) -> None:
 
 def main() -> int:
     """Run the profile."""
-    command()
+    with no_autogroups():
+        command()
     return 0

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from harness.daemon import Daemon
 from harness.process import Child, wait_for
+from harness.scheduling import no_autogroups
 from harness.testpmd import Testpmd
 
 FCS_BYTES = 4
@@ -142,5 +143,6 @@ def command(pairs: int, seconds: float, frames: str, contestants: str, json_path
 
 def main() -> int:
     """Run the benchmark."""
-    command()
+    with no_autogroups():
+        command()
     return 0

@@ -13,7 +13,6 @@ import pytest
 from control.control_client import Client
 from harness.daemon import Daemon
 from harness.netns import VethPair
-from harness.testpmd import Testpmd
 
 # The tests of the services that are run here as well find their aids by plain names.
 sys.path.append(str(Path(__file__).parent.parent / "portctl"))
@@ -54,20 +53,6 @@ def client_of() -> Iterator[Callable[..., Client]]:
     yield make
     for client in made:
         client.close()
-
-
-@pytest.fixture
-def guest(tmp_path: Path) -> Iterator[Callable[..., Testpmd]]:
-    """Starts testpmd front ends that end with the test."""
-    started: list[Testpmd] = []
-
-    def start(sock: Path, **options: object) -> Testpmd:
-        started.append(Testpmd(sock, tmp_path, **options))  # type: ignore[arg-type]
-        return started[-1]
-
-    yield start
-    for testpmd in started:
-        testpmd.stop()
 
 
 @pytest.fixture
