@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import os
-import re
 import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from harness.agent import Agent, connect
 from harness.guest_image import GuestImage
 from harness.process import Child, wait_for
 
@@ -24,19 +22,6 @@ COMMAND_LINE = (
 )
 """The last four save a third of the time to boot."""
 _numbers = itertools.count()
-
-
-def _connect(path: Path, seconds: float = 10) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            sock.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            assert time.monotonic() < deadline, f"no {path} within {seconds} s"
-            time.sleep(0.01)
-        else:
-            return sock
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ class LinuxGuest:
     ) -> None:
         name = f"guest{os.getpid()}x{next(_numbers)}"
         self._agent_path, self._qmp_path = directory / f"{name}.agent", directory / f"{name}.qmp"
-        self._agent: socket.socket | None = None
+        self._agent: Agent | None = None
         self._qmp: socket.socket | None = None
         self._answers: TextIO | None = None
         arguments: list[str | Path] = [
@@ -94,8 +79,8 @@ class LinuxGuest:
             arguments += ["-incoming", f"unix:{incoming}"]
         self.child = Child(arguments, directory / f"{name}.log")
         try:
-            self._agent = _connect(self._agent_path)
-            self._qmp = _connect(self._qmp_path)
+            self._agent = Agent(self.child, self._agent_path)
+            self._qmp = connect(self._qmp_path)
             self._answers = self._qmp.makefile("r")
             self._answers.readline()
             self.monitor("qmp_capabilities")
@@ -105,40 +90,19 @@ class LinuxGuest:
             self.stop()
             raise
 
+    @property
+    def agent(self) -> Agent:
+        """The guest's shell."""
+        assert self._agent is not None, "the guest has been stopped"
+        return self._agent
+
     def wait_booted(self, seconds: float = BOOT_TIMEOUT_S) -> None:
         """Wait for the shell; also after a restart of the guest."""
-        self._read_until(rb"%ready\n", seconds)
-
-    def _read_until(self, pattern: bytes, seconds: float) -> re.Match[bytes]:
-        assert self._agent is not None
-        deadline = time.monotonic() + seconds
-        text = b""
-        while (found := re.search(pattern, text)) is None:
-            self._agent.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                received = self._agent.recv(65536)
-            except TimeoutError:
-                raise AssertionError(f"no {pattern!r} in {seconds} s:\n{text!r}\n{self.child.log[-2000:]}") from None
-            assert received, f"QEMU ended:\n{self.child.log[-2000:]}"
-            text += received
-        return found
-
-    def send(self, command: str) -> None:
-        """Begin a command; ``finish`` waits for it."""
-        assert self._agent is not None
-        self._agent.sendall(base64.b64encode(command.encode()) + b"\n")
-
-    def finish(self, seconds: float = 20) -> str:
-        """The output of the command that ``send`` began; AssertionError if it fails."""
-        found = self._read_until(rb"(?s)\A(.*)\n%exit (\d+)\n", seconds)
-        output = found[1].decode(errors="replace")
-        assert found[2] == b"0", f"exit status {found[2].decode()} in the guest:\n{output}"
-        return output
+        self.agent.wait_booted(seconds)
 
     def run(self, command: str, seconds: float = 20) -> str:
         """Run a shell command in the guest; answers its output, AssertionError if it fails."""
-        self.send(command)
-        return self.finish(seconds)
+        return self.agent.run(command, seconds)
 
     def features(self, number: int = 0) -> set[int]:
         """The virtio feature bits that the driver of a network card has negotiated."""
@@ -183,7 +147,7 @@ class LinuxGuest:
         self.child.stop()
         if self._answers is not None:
             self._answers.close()
-        for sock in (self._agent, self._qmp):
-            if sock is not None:
-                sock.close()
+        for connection in (self._agent, self._qmp):
+            if connection is not None:
+                connection.close()
         self._agent = self._qmp = None

@@ -10,7 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from machine import CHECKOUT, Machine, MachineUnavailable, booted_machine
+from machine import Machine, booted_machine
+
+from harness.debian_root import CHECKOUT, MachineUnavailable
 
 
 @pytest.fixture(scope="session")

@@ -2,89 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-ROOTS = Path("/var/cache/virtio-forwarder-tests")
-MACHINE_PACKAGES = ("systemd-sysv", "dbus", "procps")
+from harness.debian_root import CHECKOUT, MachineUnavailable, machine_root, require
+
 BOOT_TIMEOUT_S = 60
 ADD_SYS_MODULE = """
 mount -o remount,rw /sys && mkdir /sys/module /run/sysfs && mount -t sysfs sysfs /run/sysfs &&
 mount --bind /run/sysfs/module /sys/module && umount /run/sysfs && mount -o remount,ro /sys
 """
 """EAL looks at /sys/module, which systemd-nspawn leaves out."""
-
-
-class MachineUnavailable(Exception):
-    """Such a machine cannot be made here; the message says why."""
-
-
-def _output(*command: str, timeout: float = 60) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=timeout).stdout
-
-
-def _require(condition: object, reason: str) -> None:
-    if not condition:
-        raise MachineUnavailable(reason)
-
-
-def _debian_mirror() -> tuple[str, str]:
-    """Code name of this Debian and the mirror that its own apt uses."""
-    release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
-    _require(release, "/etc/os-release names no Debian release")
-    assert release is not None
-    codename = release[1]
-    filters = ("Created-By: Packages", "Origin: Debian", f"Codename: {codename}")
-    mirrors = _output("apt-get", "indextargets", *filters, "--format", "$(REPO_URI)").split()
-    _require(mirrors, f"apt has no Debian mirror for {codename}")
-    return codename, mirrors[0]
-
-
-def machine_root() -> Path:
-    """The root directory of a small Debian with systemd and what scripts/setup installs; made once and kept.
-
-    Raises:
-        MachineUnavailable: it cannot be made on this host.
-    """
-    for tool in ("mmdebstrap", "systemd-nspawn", "apt-get"):
-        _require(shutil.which(tool), f"{tool} is not installed (scripts/setup --dev installs it)")
-    _require(os.geteuid() == 0, "needs root")
-    packages = [*MACHINE_PACKAGES, *_output(str(CHECKOUT / "scripts" / "setup"), "--packages").split()]
-    codename, mirror = _debian_mirror()
-    digest = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
-    ROOTS.mkdir(parents=True, exist_ok=True)
-    root = ROOTS / f"{codename}-{digest}"
-    with (ROOTS / "lock").open("w") as lock:
-        flock(lock, LOCK_EX)
-        if not root.exists():
-            _make_root(root, codename, mirror, packages)
-    return root
-
-
-def _make_root(root: Path, codename: str, mirror: str, packages: Sequence[str]) -> None:
-    unfinished = root.with_suffix(".new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    options = ["--variant=minbase", f"--include={','.join(packages)}", "--quiet"]
-    done = subprocess.run(
-        ["mmdebstrap", *options, codename, str(unfinished), mirror],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    _require(done.returncode == 0, f"mmdebstrap failed: {done.stderr[-500:]}")
-    unfinished.rename(root)
 
 
 @dataclass(frozen=True)
@@ -161,7 +95,7 @@ def _wait_for_boot(nspawn: subprocess.Popen[bytes], log: Path) -> Machine:
     deadline = time.monotonic() + BOOT_TIMEOUT_S
     state = "no init process"
     while time.monotonic() < deadline:
-        _require(nspawn.poll() is None, f"systemd-nspawn cannot run here: {log.read_text(errors='replace')[-500:]}")
+        require(nspawn.poll() is None, f"systemd-nspawn cannot run here: {log.read_text(errors='replace')[-500:]}")
         init = _child_of(nspawn.pid)
         if init is not None:
             machine = Machine(init)

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import CHECKOUT, wait_until
+from machine import wait_until
+
+from harness.debian_root import CHECKOUT
 
 QUICKSTART = str(CHECKOUT / "scripts" / "quickstart")
 TRACE = "virtio-forwarder-quickstart"

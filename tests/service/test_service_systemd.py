@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import CHECKOUT, Machine, wait_until
+from machine import Machine, wait_until
+
+from harness.debian_root import CHECKOUT
 
 pytestmark = [pytest.mark.dpdk, pytest.mark.slow, pytest.mark.timeout(600)]
 
