@@ -11,8 +11,8 @@ from pathlib import Path
 from vio4wd.daemon.relay_state import Relay, ports_of
 from vio4wd.devices import Attachment
 from vio4wd.errors import WorkerError
-from vio4wd.relay.direct.ring_record import saved_base
-from vio4wd.relay.lanes import Direction, LaneTable, lane_index
+from vio4wd.relay.direct.ring_record import SavedPosition, saved_positions
+from vio4wd.relay.lanes import LaneMode, LaneTable, relay_lanes
 from vio4wd.relay.messages import Event, attachment_to_json
 from vio4wd.relay.placement import Placement
 from vio4wd.relay.ports import PortStage
@@ -49,6 +49,7 @@ class Carrier:
         self._table = table
         self._placement = placement
         self._retries: dict[int, asyncio.Task[None]] = {}
+        self._positions: dict[int, dict[int, SavedPosition]] = {}
         self._workers: Workers
         self._broker: Broker
 
@@ -160,9 +161,9 @@ class Carrier:
         """See BackEnd.resume."""
         await _slot(self._relays[relay]).call("resume", relay=relay)
 
-    def saved_ring_base(self, relay: int, ring: int) -> int | None:
-        """See BackEnd.saved_ring_base."""
-        return saved_base(self._table.lanes[lane_index(relay, ring // 2, Direction(ring % 2))]["view"])
+    def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
+        """See BackEnd.saved_position."""
+        return self._positions.get(relay, {}).get(ring)
 
     def front_end_changed(self, relay: int) -> None:
         """A front end has connected or left; a change of the relay that is under way looks at its end by itself."""
@@ -177,6 +178,7 @@ class Carrier:
         for number in slot.relays:
             self._relays[number].vf_up = False
             self._relays[number].guest_up = False
+            self._save_positions(number)
         self._broker.worker_lost(sorted(slot.relays))
 
     async def worker_back(self, slot: Slot) -> None:
@@ -196,6 +198,14 @@ class Carrier:
             log.warning("relay %(relay)d: %(direction)s lane of queue pair %(queue_pair)d: %(message)s", event.args)
 
     # How it is done
+
+    def _save_positions(self, relay: int) -> None:
+        """Note where a dead worker was in a relay's rings, before its successor begins anew with their records."""
+        lanes = self._table.lanes[relay_lanes(relay).start : relay_lanes(relay).stop]  # a ring's number is its lane's
+        before = self._positions.get(relay, {})
+        # What a worker never got to is where its predecessor left it.
+        untouched = {ring: before[ring] for ring in before if lanes["mode"][ring] == LaneMode.OFF}
+        self._positions[relay] = untouched | saved_positions(lanes["view"])
 
     async def _add_port(self, state: Relay, slot: Slot, device: Attachment, *, degraded: bool = False) -> None:
         process = slot.process
@@ -256,6 +266,7 @@ class Carrier:
             self._retry_later(state)
         else:
             state.session_waits = False
+            self._positions.pop(state.number, None)
 
     def _retry_later(self, state: Relay) -> None:
         task = self._retries.get(state.number)

@@ -38,11 +38,22 @@ class VirtioState(enum.Enum):
 
 
 @dataclass(frozen=True)
+class LaneBursts:
+    """How many bursts of one queue pair's lane the direct engine and the library engine have moved."""
+
+    queue_pair: int
+    direct: int
+    library: int
+
+
+@dataclass(frozen=True)
 class DirectionCounters:
     """Counters of one direction of a relay, summed over its queue pairs. They never go back.
 
     ``received`` is what came from the near side (VF for vf_to_vm, VM for vm_to_vf), ``sent`` what the far side took.
-    ``cycles`` are TSC cycles of polls that moved packets, estimated from one round in 16.
+    ``too_long`` are frames of the VM that no VF of this MTU may be given.
+    ``cycles`` are TSC cycles of polls that moved packets, estimated from one round in 16. ``lanes`` has the lanes that
+    have moved any, by queue pair.
     """
 
     received_pkts: int = 0
@@ -53,9 +64,12 @@ class DirectionCounters:
     queue_full_bytes: int = 0
     not_connected_pkts: int = 0
     not_connected_bytes: int = 0
+    too_long_pkts: int = 0
+    too_long_bytes: int = 0
     cycles: int = 0
     direct_bursts: int = 0
     library_bursts: int = 0
+    lanes: tuple[LaneBursts, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from vio4wd.relay.lcore_record import FUNCTIONS
 from vio4wd.relay.lcores import Lcores
 from vio4wd.relay.loop import compile_loop
 from vio4wd.relay.messages import Command, Event, Reply, attachment_from_json
-from vio4wd.relay.ports import PortError, Ports
+from vio4wd.relay.ports import PortError, Ports, longest_frame
 from vio4wd.relay.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ class Worker:
         )
         functions = {field: dpdk.address(symbol) for field, symbol in FUNCTIONS.items()}
         self._lcores = Lcores(self._eal, functions, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
-        self._lanes = LaneControl(table, self._lcores, DirectRings(options.ring_engine))
+        self._lanes = LaneControl(
+            table, self._lcores, DirectRings(options.ring_engine), longest=longest_frame(options.mtu)
+        )
         self._ports = Ports(self._lanes, mtu=options.mtu, in_use=self._has_guest)
         self._port_thread = ThreadPoolExecutor(1, "ports")
         self._guest_thread = ThreadPoolExecutor(1, "guests")

@@ -79,7 +79,7 @@ class Session:
         self._front = Channel(sock, codec.check_header)
         self.peer_pid = self._front.peer_pid
         self._back = BackLink(relay, back_end, new_path, self._readable, options.accept_timeout)
-        self._saved_base = back_end.saved_ring_base
+        self._saved_position = back_end.saved_position
         self._options = options
         self._record = SessionRecord()
         self._wake: asyncio.Future[None] | None = None
@@ -322,7 +322,7 @@ class Session:
     def _base_of(self, ring: int) -> int:
         if ring in self._bases:
             return self._bases[ring]
-        return ring_base(self._record, ring, self._saved_base(self.relay, ring))
+        return ring_base(self._record, ring, self._saved_position(self.relay, ring))
 
     # Waiting and ending
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vio4wd.dpdk_ffi.vhost import Region, VhostDevice, VringInfo
-from vio4wd.relay.direct.ring_record import MAX_REGIONS
+from vio4wd.relay.direct.ring_record import MAX_REGIONS, POSITION_UNKNOWN
 
 # Feature bits: VIRTIO 1.2, sections 5.1.3, 6 and 7.3; VHOST_F_LOG_ALL: vhost-user.
 NET_F_CSUM, NET_F_MRG_RXBUF = 0, 15
@@ -68,9 +68,9 @@ def unsuitable(vring: VringInfo, regions: Sequence[Region], features: int, base:
 
 
 def load_ring(
-    ring: np.void, vring: VringInfo, regions: Sequence[Region], features: int, base: tuple[int, int]
+    ring: np.void, vring: VringInfo, regions: Sequence[Region], features: int, base: tuple[int, int], longest: int
 ) -> str | None:
-    """Fill a lane's ring record (its field ``view``) for the direct engine.
+    """Fill a lane's ring record (its field ``view``) for the direct engine; ``longest`` is as in the lane's record.
 
     Answers None, or why the library engine must do it; then the record says that the ring is not loaded. A broken rule
     of an earlier session is forgotten.
@@ -78,7 +78,7 @@ def load_ring(
     ring["rule"] = ring["reported"] = ring["head"] = 0
     reason = unsuitable(vring, regions, features, base)
     if reason is not None:
-        ring["loaded"] = 0
+        ring["loaded"], ring["saving"] = 0, POSITION_UNKNOWN
         return reason
     values: dict[str, Any] = {
         "descriptors": vring.desc,
@@ -91,10 +91,10 @@ def load_ring(
         "event_index": features >> RING_F_EVENT_IDX & 1,
         "guest_offloads": int(features & _GUEST_OFFLOADS != 0),
         "header_bytes": 12 if features & (1 << NET_F_MRG_RXBUF | 1 << F_VERSION_1) else 10,
+        "longest": longest,
         "announced": 0,
-        "first_slot": 0,
         "unsynced": 0,
-        "idle_polls": 0,
+        "polls": 0,
         "region_guest": regions[0].guest_phys_addr,
         "region_bytes": regions[0].size,
         "region_host": regions[0].host_user_addr,
