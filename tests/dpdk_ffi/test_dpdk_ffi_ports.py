@@ -226,3 +226,35 @@ def test_mempools(run_dpdk: RunDpdk) -> None:
         eal.cleanup()
         """
     )
+
+
+def test_buffers_that_an_lcore_keeps_are_given_back(run_dpdk: RunDpdk) -> None:
+    run_dpdk(
+        """
+        import ctypes, threading
+        from vio4wd.dpdk_ffi.layouts import View
+        from vio4wd.dpdk_ffi.mempool import flush
+        eal = Eal.init(options())
+        pool = Mempool.create("pool", 1023, cache_size=256)
+        port = EthPort.probe("net_null0,size=77")
+        port.configure(1, 1)
+        port.setup_rx(0, 512, pool)
+        port.setup_tx(0, 512)
+        port.start()
+        Burst = ctypes.CFUNCTYPE(ctypes.c_uint16, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint16)
+        pointers, packets = port.burst(0), (ctypes.c_void_p * 32)()
+        assert Burst(pointers.rx_function)(pointers.rx_queue, packets, 32) == 32
+        structs = load().layout.structs
+        cache = View(structs["rte_mempool_cache"], View(structs["rte_mempool"], pool.address)["local_cache"])
+        kept = cache["len"]
+        assert kept > 0 and pool.available() == 1023 - 32
+        thread = threading.Thread(target=flush, args=(pool.address, 0))
+        thread.start()
+        thread.join()
+        assert cache["len"] == 0 and pool.available() == 1023 - 32
+        assert Burst(pointers.tx_function)(pointers.tx_queue, packets, 32) == 32
+        assert cache["len"] == 32 and pool.in_use() == 0
+        port.remove()
+        eal.cleanup()
+        """
+    )

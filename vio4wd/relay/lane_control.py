@@ -16,7 +16,6 @@ import numpy as np
 from vio4wd.dpdk_ffi.mempool import flush
 from vio4wd.dpdk_ffi.vhost import Region, VringInfo
 from vio4wd.relay.direct.attach import DirectRings
-from vio4wd.relay.direct.ring_record import POSITION_UNKNOWN
 from vio4wd.relay.direct.rings import F_RING_PACKED, NET_F_MRG_RXBUF
 from vio4wd.relay.interface import RelayCpus
 from vio4wd.relay.lanes import QUEUE_PAIRS, Direction, LaneMode, LaneTable, lane_index, relay_lanes
@@ -177,7 +176,7 @@ class LaneControl:
         lanes["held_count"] = 0
         lanes["held_bytes"] = 0
         lanes["view"]["loaded"] = 0
-        lanes["view"]["saving"] = POSITION_UNKNOWN
+        lanes["view"]["known"] = 0
 
     def _switch(self, relay: int, state: _Relay, sides: RelaySides) -> None:
         new = _plan(relay, sides)
@@ -189,6 +188,8 @@ class LaneControl:
         for index in state.lanes.keys() | new.keys():
             self._write(index, new.get(index, _Lane()), sides)
         state.lanes = new
+        if state.sides.guest and not sides.guest:
+            self._table.lanes["view"]["known"][relay_lanes(relay)] = 0  # the next guest's rings are others
         if sides.paused or sides.vf_busy:
             return
         self._assign(relay, new, sides)
@@ -215,7 +216,7 @@ class LaneControl:
         """Switch lanes off; those that do not stay give up what they hold first."""
         modes = self._table.lanes["mode"]
         wanted = {index: LaneMode.OFF if index in staying else LaneMode.FLUSH for index in old}
-        if all(modes[index] == mode for index, mode in wanted.items()):
+        if all(mode == modes[index] == LaneMode.OFF for index, mode in wanted.items()):
             return
         for index, mode in wanted.items():
             modes[index] = mode

@@ -10,7 +10,7 @@ import numpy as np
 from vio4wd.dpdk_ffi.layouts import View
 from vio4wd.dpdk_ffi.loader import load
 from vio4wd.dpdk_ffi.vhost import Region, VhostDevice, VringInfo
-from vio4wd.relay.direct.ring_record import POSITION_UNKNOWN, RULE_TEXTS, RingRule
+from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
 from vio4wd.relay.direct.rings import load_ring, unload_ring
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class DirectRings:
     @staticmethod
     def leave(lane: np.void) -> None:
         """Let rte_vhost work a lane's ring, which the direct engine may have had until now."""
-        lane["view"]["saving"] = POSITION_UNKNOWN
+        lane["view"]["known"] = 0
         if lane["view"]["unsynced"]:
             # What rte_vhost last told the guest is long ago; let it look at the ring as it is now.
             VhostDevice(int(lane["vid"])).call_guest(int(lane["ring"]))

@@ -12,7 +12,7 @@ from numba import types
 
 from vio4wd.relay.direct import general, packed, split
 from vio4wd.relay.direct.buffers import give
-from vio4wd.relay.direct.ring_record import POSITION_UNKNOWN, RING_OFFSETS
+from vio4wd.relay.direct.ring_record import RING_OFFSETS
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET
 from vio4wd.relay.library_engine import count_too_long, fitting, packet_bytes
 from vio4wd.relay.mbuf import PKT_LEN
@@ -32,7 +32,7 @@ MAX_UNSYNCED = 1 << 14
 2**16. For packed rings it counts modulo the ring's size, so there a single one may."""
 
 intp = types.intp
-_SAVING = RING_OFFSETS["saving"]
+_KNOWN = RING_OFFSETS["known"]
 _DONE, _NOTHING, _CANNOT = general.DONE, general.NOTHING, general.CANNOT
 _HAND_OVER, _DROPPED = general.HAND_OVER, general.DROPPED
 
@@ -76,7 +76,7 @@ def _offered(ring: Any) -> Any:
 def _to_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     """Let rte_vhost know where the ring is."""
     _publish(core, ring, ring_address)
-    ring.saving = POSITION_UNKNOWN
+    ring.known = 0
     base = types.uint16(ring.position)
     _set_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
     if ring.unsynced >= MAX_UNSYNCED:
@@ -93,7 +93,8 @@ def _from_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     ring.position = load16(bases)
     ring.published = ring.position
     ring.saved = ring.position
-    store64_release(ring_address + _SAVING, ring.position)
+    ring.saving = ring.position
+    store64_release(ring_address + _KNOWN, 1)
 
 
 @compiled

@@ -15,7 +15,7 @@ from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
 from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch64, fetch64_acquire
 from vio4wd.relay.direct.notify import notify_packed
-from vio4wd.relay.direct.ring_record import POSITION_UNKNOWN, RING_OFFSETS
+from vio4wd.relay.direct.ring_record import RING_OFFSETS
 from vio4wd.relay.lanes import BURST
 from vio4wd.relay.mbuf import (
     BUF_ADDR,
@@ -51,7 +51,7 @@ WRAP = 1 << 15
 _USED_FLAGS = (DESC_AVAIL | DESC_USED) << 48
 _USED_FLAGS_SIGNED = _USED_FLAGS - (1 << 64)
 _WRITE_FLAG = DESC_WRITE << 48
-_SAVED, _SAVING = RING_OFFSETS["saved"], RING_OFFSETS["saving"]
+_SAVED, _KNOWN = RING_OFFSETS["saved"], RING_OFFSETS["known"]
 intp = types.intp
 _plan = stack_space(BURST * 16)
 
@@ -113,7 +113,7 @@ def use_together(ring: Any, address: int, used: int, buffers: int, length: int) 
 
     At ``used``: id, bytes and slots of each buffer, 8 bytes each. If the process dies in here the position is lost.
     """
-    ring.saving = POSITION_UNKNOWN
+    ring.known = 0
     position = ring.position
     first_word = _used_word(position, load64(used), min(length, load64(used + 8)))
     for i in range(buffers):
@@ -123,9 +123,8 @@ def use_together(ring: Any, address: int, used: int, buffers: int, length: int) 
         position = advanced(ring, position, load64(used + 24 * i + 16))
         length -= part
     _put(ring, ring.position, first_word)
-    store64_release(address + _SAVED, position)
-    store64_release(address + _SAVING, position)
-    ring.position = position
+    ring.saved = ring.saving = ring.position = position
+    store64_release(address + _KNOWN, 1)
 
 
 def _publish(core_address: int, address: int) -> Any:

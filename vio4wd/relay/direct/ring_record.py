@@ -16,9 +16,6 @@ import numpy as np
 MAX_REGIONS = 16
 """Memory regions of a guest; rte_vhost takes 8."""
 
-POSITION_UNKNOWN = -1
-"""In ``saving``: nobody could tell where the ring is if the process died now."""
-
 RING = np.dtype(
     [
         # what the session has negotiated; written while the lane is quiescent
@@ -50,7 +47,8 @@ RING = np.dtype(
         ("reported", "i8"),  # 1 once that was told
         ("head", "i8"),  # the descriptor or index where it did
         # for whoever takes over when this process dies: see SavedPosition
-        ("saving", "i8"),  # or POSITION_UNKNOWN
+        ("known", "i8"),  # 1: these two say where the ring is
+        ("saving", "i8"),
         ("saved", "i8"),
         ("loaded", "i8"),  # 1 while the engine works this ring: the fields above are the truth
         # what it did
@@ -118,5 +116,5 @@ def saved_positions(rings: np.ndarray[Any, Any]) -> dict[int, SavedPosition]:
 
     Left out are rings that rte_vhost had, and those of which several buffers were just being given back at once.
     """
-    known = np.flatnonzero(rings["saving"] != POSITION_UNKNOWN)
+    known = np.flatnonzero(rings["known"])
     return {int(i): SavedPosition(int(rings["saved"][i]), int(rings["saving"][i])) for i in known}

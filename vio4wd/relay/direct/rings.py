@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vio4wd.dpdk_ffi.vhost import Region, VhostDevice, VringInfo
-from vio4wd.relay.direct.ring_record import MAX_REGIONS, POSITION_UNKNOWN
+from vio4wd.relay.direct.ring_record import MAX_REGIONS
 
 # Feature bits: VIRTIO 1.2, sections 5.1.3, 6 and 7.3; VHOST_F_LOG_ALL: vhost-user.
 NET_F_CSUM, NET_F_MRG_RXBUF = 0, 15
@@ -78,7 +78,7 @@ def load_ring(
     ring["rule"] = ring["reported"] = ring["head"] = 0
     reason = unsuitable(vring, regions, features, base)
     if reason is not None:
-        ring["loaded"], ring["saving"] = 0, POSITION_UNKNOWN
+        ring["loaded"] = ring["known"] = 0
         return reason
     values: dict[str, Any] = {
         "descriptors": vring.desc,
@@ -107,7 +107,7 @@ def load_ring(
         ring["guest_addresses"][i] = region.guest_phys_addr
         ring["region_sizes"][i] = region.size
         ring["host_addresses"][i] = region.host_user_addr
-    ring["loaded"] = 1
+    ring["loaded"] = ring["known"] = 1
     return None
 
 
