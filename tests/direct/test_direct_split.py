@@ -416,6 +416,18 @@ def test_the_library_goes_on_from_here_and_we_from_there(rig: MakeRig) -> None:
     assert rig_.sent() == [frame(61)]
 
 
+@pytest.mark.parametrize(("sleep_us", "polls"), [(0, 8192), (1000, 9), (10000, 1)])
+def test_the_library_gets_its_turn(rig: MakeRig, sleep_us: int, polls: int) -> None:
+    """It may have a packet of its own to send, also where the lcore sleeps between polls."""
+    rig_ = rig(TO_VF, features=VERSION_1)
+    rig_.core["sleep_us"] = sleep_us
+    for _ in range(polls - 1):
+        rig_.step()
+    assert LIBRARY[3] == 0
+    rig_.step()
+    assert LIBRARY[3] == 1
+
+
 @pytest.mark.parametrize(("count", "calls"), [(1, 0), ((1 << 14) - 1, 0), (1 << 14, 1)])
 def test_the_library_is_told_of_notifications_in_time(rig: MakeRig, count: int, calls: int) -> None:
     """It counts what it has told the guest modulo 2**16, so it may not sleep through much of that."""
