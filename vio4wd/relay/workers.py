@@ -162,12 +162,11 @@ class Workers:
         Raises:
             StartupError: it could not be started.
         """
-        process = self._make()
         try:
+            process = self._make()
             await process.start()
-        except asyncio.CancelledError:
-            await process.kill()
-            raise
+        except OSError as error:
+            raise StartupError(f"a worker process cannot be started: {error}") from error
         if not process.alive:
             raise StartupError("a worker process ended as soon as it was ready")
         return process
