@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from vio4wd.daemon import request_codes as codes
 from vio4wd.daemon.carrier import Carrier
 from vio4wd.daemon.relay_state import Relay, device_names
-from vio4wd.devices import Attachment, Bond
+from vio4wd.devices import Attachment, Bond, Device
 from vio4wd.errors import ForwarderError, RequestError, WorkerError
 from vio4wd.relay.interface import RELAYS, RelayCpus, RelaySnapshot
 from vio4wd.relay.lanes import LaneTable
@@ -78,8 +78,9 @@ class Relays:
         async with state.lock:
             if state.attachment is None:
                 await self._put_vf(state, device)
-            elif not (conditional and _names(device, state.attachment)):
-                message = f"relay {relay} has {state.attachment} already"
+            elif not (conditional and _same(device, state.attachment)):
+                other = ", with another mode, members or arguments" if _names(device, state.attachment) else ""
+                message = f"relay {relay} has {state.attachment} already{other if conditional else ''}"
                 raise RequestError(message, code=codes.RELAY_BUSY, source=codes.add_source(device))
 
     async def remove_vf(self, relay: int, device: Attachment | str | None, *, conditional: bool = True) -> None:
@@ -103,7 +104,7 @@ class Relays:
         async with self._turn(path):
             known = self._by_path(path)
             if known is not None:
-                if conditional and known.attachment is not None and _names(device, known.attachment):
+                if conditional and known.attachment is not None and _same(device, known.attachment):
                     return known.number
                 raise RequestError(f"{path} is in use by relay {known.number}", code=1, source=codes.ADD_SOCKET)
             holder = next((self._claims[name] for name in device_names(device) if name in self._claims), None)
@@ -288,8 +289,20 @@ class Relays:
         return None
 
 
+def _same(wanted: Attachment, attachment: Attachment) -> bool:
+    """Whether an addition asks for what is there: bonds of one mode over the same devices, arguments if it has any."""
+    if isinstance(wanted, Device):
+        there = attachment if isinstance(attachment, Device) and wanted.name == attachment.name else None
+        return there is not None and wanted.arguments in ("", there.arguments)
+    if not isinstance(attachment, Bond) or (wanted.name, wanted.mode) != (attachment.name, attachment.mode):
+        return False
+    members = {member.name: member for member in attachment.members}
+    same = (member.name in members and _same(member, members[member.name]) for member in wanted.members)
+    return len(wanted.members) == len(members) and all(same)
+
+
 def _names(wanted: Attachment | str | None, attachment: Attachment) -> bool:
-    """Whether a request means this attachment."""
+    """Whether a removal means this attachment."""
     if wanted is None:
         return True
     if isinstance(wanted, str):
