@@ -90,7 +90,8 @@ class Carrier:
         """Have the worker remove the relay's device. A worker that dies meanwhile has removed it, too.
 
         Raises:
-            WorkerError: the worker refused or did not answer in time; the device is still wanted.
+            WorkerError: the worker refused or did not answer in time; the device is still wanted, and down where DPDK
+                did not let go of it.
         """
         assert state.attachment is not None
         slot = _slot(state)
@@ -205,7 +206,9 @@ class Carrier:
             if state.vf_up:
                 await process.call("remove_port", relay=state.number)
         except CommandError as error:
-            if error.kind != PortStage.NO_VF.value:  # an earlier removal failed after the port had been given up
+            if error.kind == PortStage.DETACH.value:  # the worker has given the port up all the same
+                state.vf_up, state.fault = False, str(error)
+            if error.kind != PortStage.NO_VF.value:  # a removal that was cancelled has been carried out
                 raise
         except WorkerError:
             if process.alive:
@@ -234,12 +237,10 @@ class Carrier:
         """Have the worker add the VF that is wanted, if it has not; try again later if it cannot."""
         async with state.lock:
             slot = state.slot
-            if slot is None:
-                return
-            await self.place(state)
-            if state.attachment is None:
+            if slot is None or state.attachment is None:
                 return
             try:
+                await self.place(state)
                 async with slot.port_turn:
                     if state.vf_up or not slot.process.alive:  # the next process is told when it is there
                         return

@@ -146,12 +146,11 @@ class Relays:
                 if cpu not in self._placement.cpus:
                     message = f"CPU {cpu} is not a worker CPU: these are {', '.join(map(str, self._placement.cpus))}"
                     raise RequestError(message, code=2, source=codes.SET_CPUS)
-        for relay, wanted in cpus.items():
-            self._placement.move(relay, wanted)
-        moves = (self.carrier.place(self._relays[relay]) for relay in cpus)
-        for failure in await asyncio.gather(*moves, return_exceptions=True):
-            if failure is not None:
-                raise failure
+        before = {relay: self._placement.placed.get(relay) for relay in cpus}
+        if failures := await self._place(cpus):
+            for failure in await self._place(before):
+                log.error("a worker stays with CPUs that were refused: %s", failure)
+            raise failures[0]
 
     def worker_cpus(self) -> Sequence[int]:
         """See RelayController.worker_cpus."""
@@ -164,6 +163,17 @@ class Relays:
     def snapshot(self) -> Sequence[RelaySnapshot]:
         """See RelayController.snapshot."""
         return [state.snapshot(self._table, self._placement) for state in self._relays]
+
+    async def _place(self, cpus: Mapping[int, RelayCpus | None]) -> Sequence[BaseException]:
+        """Move relays to CPUs, to any where None is given, and have workers follow; answers what went wrong there."""
+        for relay, wanted in cpus.items():
+            if wanted is None:
+                self._placement.release(relay)
+            else:
+                self._placement.move(relay, wanted)
+        carried = (self._relays[relay] for relay in cpus if self._relays[relay].slot is not None)
+        results = await asyncio.gather(*map(self.carrier.place, carried), return_exceptions=True)
+        return [result for result in results if result is not None]
 
     # How it is done; the relay's lock is held
 
@@ -234,7 +244,10 @@ class Relays:
         try:
             await self._broker.open(state.number, endpoint)
         except (ForwarderError, OSError) as error:
-            await self._take_vf(state)
+            try:
+                await self._take_vf(state)
+            except RequestError as stays:
+                log.error("relay %d: %s stays there without a socket: %s", state.number, device, stays)
             raise RequestError(str(error), code=codes.SOCKET_FAILED, source=codes.ADD_SOCKET) from error
         log.info("relay %d: socket %s opened for %s", state.number, endpoint.path, device)
 
@@ -251,11 +264,18 @@ class Relays:
                 try:
                     await self._take_vf(state)
                 except RequestError as error:
-                    await self._broker.open(state.number, self._endpoint(path))
+                    await self._reopen(state, path)
                     raise RequestError(str(error), code=4, source=codes.REMOVE_SOCKET) from error
             state.socket = None
             self.carrier.leave_if_idle(state)
         log.info("relay %d: socket %s removed", state.number, path)
+
+    async def _reopen(self, state: Relay, path: Path) -> None:
+        try:
+            await self._broker.open(state.number, self._endpoint(path))
+        except (ForwarderError, OSError) as error:
+            state.socket = None
+            log.error("relay %d: %s stays there without a socket: %s", state.number, state.attachment, error)
 
     def _need_dynamic(self, source: str, code: int) -> None:
         if not self._dynamic:
