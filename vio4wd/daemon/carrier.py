@@ -74,13 +74,14 @@ class Carrier:
         ports = ports_of(device)
         slot = await self._workers.reserve(ports, state.slot)
         try:
-            await _restarted(slot)
-            if state.slot is None:
-                self._enter(state, slot)
-            elif state.slot is not slot:
-                await self._move(state, slot)
-            await self.place(state)
-            await self._add_port(state, slot, device)
+            async with slot.port_turn:
+                await _restarted(slot)
+                if state.slot is None:
+                    self._enter(state, slot)
+                elif state.slot is not slot:
+                    await self._move(state, slot)
+                await self.place(state)
+                await self._add_port(state, slot, device)
         except BaseException:
             slot.ports -= ports
             self.leave_if_idle(state)
@@ -90,21 +91,15 @@ class Carrier:
         """Have the worker remove the relay's device. A worker that dies meanwhile has removed it, too.
 
         Raises:
-            WorkerError: the worker refused or did not answer in time; the device is still wanted.
+            WorkerError: the worker refused or did not answer in time; the device is still wanted, and down where DPDK
+                did not let go of it.
         """
         assert state.attachment is not None
         slot = _slot(state)
-        process = slot.process
         state.removing = True
         try:
-            if state.vf_up:
-                await process.call("remove_port", relay=state.number)
-        except CommandError as error:
-            if error.kind != PortStage.NO_VF.value:  # an earlier removal failed after the port had been given up
-                raise
-        except WorkerError:
-            if process.alive:
-                raise
+            async with slot.port_turn:
+                await self._remove_port(state, slot)
         finally:
             state.removing = False
         slot.ports -= ports_of(state.attachment)
@@ -215,6 +210,20 @@ class Carrier:
         # A worker may answer and die before this is resumed; its successor is then being told already.
         state.vf_up = process.alive and slot.process is process
 
+    async def _remove_port(self, state: Relay, slot: Slot) -> None:
+        process = slot.process
+        try:
+            if state.vf_up:
+                await process.call("remove_port", relay=state.number)
+        except CommandError as error:
+            if error.kind == PortStage.DETACH.value:  # the worker has given the port up all the same
+                state.vf_up, state.fault = False, str(error)
+            if error.kind != PortStage.NO_VF.value:  # a removal that was cancelled has been carried out
+                raise
+        except WorkerError:
+            if process.alive:
+                raise
+
     async def _move(self, state: Relay, slot: Slot) -> None:
         """Take the relay's session, if any, from its worker to another one."""
         log.info("relay %d: moves from worker process %d to %d", state.number, _slot(state).number, slot.number)
@@ -238,13 +247,14 @@ class Carrier:
         """Have the worker add the VF that is wanted, if it has not; try again later if it cannot."""
         async with state.lock:
             slot = state.slot
-            if slot is None or not slot.process.alive:
-                return
-            await self.place(state)
-            if state.attachment is None or state.vf_up:
+            if slot is None or state.attachment is None:
                 return
             try:
-                await self._add_port(state, slot, state.attachment, degraded=True)
+                await self.place(state)
+                async with slot.port_turn:
+                    if state.vf_up or not slot.process.alive:  # the next process is told when it is there
+                        return
+                    await self._add_port(state, slot, state.attachment, degraded=True)
             except WorkerError as error:
                 if state.fault != str(error):
                     message = "relay %d: %s could not be put back and is tried again: %s"

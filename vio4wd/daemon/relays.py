@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from vio4wd.daemon import request_codes as codes
 from vio4wd.daemon.carrier import Carrier
 from vio4wd.daemon.relay_state import Relay, device_names
-from vio4wd.devices import Attachment, Bond
+from vio4wd.devices import Attachment, Bond, Device
 from vio4wd.errors import ForwarderError, RequestError, WorkerError
 from vio4wd.relay.interface import RELAYS, RelayCpus, RelaySnapshot
 from vio4wd.relay.lanes import LaneTable
@@ -78,8 +78,9 @@ class Relays:
         async with state.lock:
             if state.attachment is None:
                 await self._put_vf(state, device)
-            elif not (conditional and _names(device, state.attachment)):
-                message = f"relay {relay} has {state.attachment} already"
+            elif not (conditional and _same(device, state.attachment)):
+                other = ", with another mode, members or arguments" if _names(device, state.attachment) else ""
+                message = f"relay {relay} has {state.attachment} already{other if conditional else ''}"
                 raise RequestError(message, code=codes.RELAY_BUSY, source=codes.add_source(device))
 
     async def remove_vf(self, relay: int, device: Attachment | str | None, *, conditional: bool = True) -> None:
@@ -103,7 +104,7 @@ class Relays:
         async with self._turn(path):
             known = self._by_path(path)
             if known is not None:
-                if conditional and known.attachment is not None and _names(device, known.attachment):
+                if conditional and known.attachment is not None and _same(device, known.attachment):
                     return known.number
                 raise RequestError(f"{path} is in use by relay {known.number}", code=1, source=codes.ADD_SOCKET)
             holder = next((self._claims[name] for name in device_names(device) if name in self._claims), None)
@@ -145,12 +146,11 @@ class Relays:
                 if cpu not in self._placement.cpus:
                     message = f"CPU {cpu} is not a worker CPU: these are {', '.join(map(str, self._placement.cpus))}"
                     raise RequestError(message, code=2, source=codes.SET_CPUS)
-        for relay, wanted in cpus.items():
-            self._placement.move(relay, wanted)
-        moves = (self.carrier.place(self._relays[relay]) for relay in cpus)
-        for failure in await asyncio.gather(*moves, return_exceptions=True):
-            if failure is not None:
-                raise failure
+        before = {relay: self._placement.placed.get(relay) for relay in cpus}
+        if failures := await self._place(cpus):
+            for failure in await self._place(before):
+                log.error("a worker stays with CPUs that were refused: %s", failure)
+            raise failures[0]
 
     def worker_cpus(self) -> Sequence[int]:
         """See RelayController.worker_cpus."""
@@ -163,6 +163,17 @@ class Relays:
     def snapshot(self) -> Sequence[RelaySnapshot]:
         """See RelayController.snapshot."""
         return [state.snapshot(self._table, self._placement) for state in self._relays]
+
+    async def _place(self, cpus: Mapping[int, RelayCpus | None]) -> Sequence[BaseException]:
+        """Move relays to CPUs, to any where None is given, and have workers follow; answers what went wrong there."""
+        for relay, wanted in cpus.items():
+            if wanted is None:
+                self._placement.release(relay)
+            else:
+                self._placement.move(relay, wanted)
+        carried = (self._relays[relay] for relay in cpus if self._relays[relay].slot is not None)
+        results = await asyncio.gather(*map(self.carrier.place, carried), return_exceptions=True)
+        return [result for result in results if result is not None]
 
     # How it is done; the relay's lock is held
 
@@ -233,7 +244,10 @@ class Relays:
         try:
             await self._broker.open(state.number, endpoint)
         except (ForwarderError, OSError) as error:
-            await self._take_vf(state)
+            try:
+                await self._take_vf(state)
+            except RequestError as stays:
+                log.error("relay %d: %s stays there without a socket: %s", state.number, device, stays)
             raise RequestError(str(error), code=codes.SOCKET_FAILED, source=codes.ADD_SOCKET) from error
         log.info("relay %d: socket %s opened for %s", state.number, endpoint.path, device)
 
@@ -250,11 +264,18 @@ class Relays:
                 try:
                     await self._take_vf(state)
                 except RequestError as error:
-                    await self._broker.open(state.number, self._endpoint(path))
+                    await self._reopen(state, path)
                     raise RequestError(str(error), code=4, source=codes.REMOVE_SOCKET) from error
             state.socket = None
             self.carrier.leave_if_idle(state)
         log.info("relay %d: socket %s removed", state.number, path)
+
+    async def _reopen(self, state: Relay, path: Path) -> None:
+        try:
+            await self._broker.open(state.number, self._endpoint(path))
+        except (ForwarderError, OSError) as error:
+            state.socket = None
+            log.error("relay %d: %s stays there without a socket: %s", state.number, state.attachment, error)
 
     def _need_dynamic(self, source: str, code: int) -> None:
         if not self._dynamic:
@@ -288,8 +309,20 @@ class Relays:
         return None
 
 
+def _same(wanted: Attachment, attachment: Attachment) -> bool:
+    """Whether an addition asks for what is there: bonds of one mode over the same devices, arguments if it has any."""
+    if isinstance(wanted, Device):
+        there = attachment if isinstance(attachment, Device) and wanted.name == attachment.name else None
+        return there is not None and wanted.arguments in ("", there.arguments)
+    if not isinstance(attachment, Bond) or (wanted.name, wanted.mode) != (attachment.name, attachment.mode):
+        return False
+    members = {member.name: member for member in attachment.members}
+    same = (member.name in members and _same(member, members[member.name]) for member in wanted.members)
+    return len(wanted.members) == len(members) and all(same)
+
+
 def _names(wanted: Attachment | str | None, attachment: Attachment) -> bool:
-    """Whether a request means this attachment."""
+    """Whether a removal means this attachment."""
     if wanted is None:
         return True
     if isinstance(wanted, str):

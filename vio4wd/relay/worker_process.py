@@ -76,6 +76,7 @@ class WorkerProcess:
 
         Raises:
             StartupError: it could not start; the message is the worker's own.
+            OSError: the system has no descriptor, memory or process left for it.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -83,13 +84,15 @@ class WorkerProcess:
         self._started = loop.create_future()
         root = str(Path(vio4wd.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.enter_context(ours)
             arguments = [str(theirs.fileno()), str(self._lanes_fd), self._options.encode()]
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "vio4wd.relay.worker", *arguments,
                 pass_fds=(theirs.fileno(), self._lanes_fd), stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
+            undo.pop_all()
         self._channel = ours
         loop.add_reader(ours, self._readable)
         self._waiter = loop.create_task(self._wait())
@@ -99,7 +102,7 @@ class WorkerProcess:
         except TimeoutError:
             await self.kill()
             raise StartupError(f"{self._options.name} was not ready within {START_LIMIT_S:.0f} s") from None
-        except StartupError:
+        except (StartupError, asyncio.CancelledError):
             await self.kill()
             raise
 
