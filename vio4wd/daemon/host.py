@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vio4wd.errors import StartupError
 
 PAGE_KIB = 2048
+PRIVATE_PREFIX = "vio4wd-"
 _POOL = Path(f"/sys/kernel/mm/hugepages/hugepages-{PAGE_KIB}kB")
 
 
@@ -40,6 +45,42 @@ class PidFile:
         """Give up the lock and the file."""
         self._path.unlink(missing_ok=True)
         os.close(self._file)
+
+
+@contextmanager
+def private_directory(parent: Path) -> Iterator[Path]:
+    """A new directory of mode 0700, removed at the end; those that killed daemons have left there are removed first.
+
+    A daemon holds a lock on its directory, so that one that is in use is never taken for a leftover.
+    """
+    for found in parent.glob(f"{PRIVATE_PREFIX}*"):
+        if (lock := _lock_directory(found)) is not None:
+            shutil.rmtree(found, ignore_errors=True)
+            os.close(lock)
+    lock = None
+    while lock is None:  # another daemon that starts may take it for a leftover before it is locked
+        path = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=parent))
+        lock = _lock_directory(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock_directory(path: Path) -> int | None:
+    """A descriptor that locks a directory; None where it is locked by another process, gone, or no directory."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.stat()
+    except (BlockingIOError, FileNotFoundError):
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def check_socket_directory(directory: Path) -> None:

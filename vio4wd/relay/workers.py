@@ -161,7 +161,7 @@ class Workers:
         try:
             await process.start()
         except asyncio.CancelledError:
-            await process.kill()
+            await process.abandon()
             raise
         if not process.alive:
             raise StartupError("a worker process ended as soon as it was ready")
