@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vio4wd.directories import check_directory, make_directory
 from vio4wd.errors import StartupError
 
 PAGE_KIB = 2048
@@ -28,7 +29,7 @@ class PidFile:
         """
         self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StartupError(f"PID file {path}: {error.strerror}") from error
@@ -45,6 +46,21 @@ class PidFile:
         """Give up the lock and the file."""
         self._path.unlink(missing_ok=True)
         os.close(self._file)
+
+
+def run_directory() -> Path:
+    """Where private sockets go: systemd's runtime directory, else one that only root can write.
+
+    Raises:
+        StartupError: it cannot be made, or others can write it.
+    """
+    directory = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/virtio-forwarder")
+    try:
+        make_directory(directory)
+    except OSError as error:
+        raise StartupError(f"runtime directory {directory}: {error.strerror}") from error
+    check_directory("runtime directory", directory)
+    return directory
 
 
 @contextmanager
@@ -83,18 +99,21 @@ def _lock_directory(path: Path) -> int | None:
     return descriptor
 
 
-def check_socket_directory(directory: Path) -> None:
+def prepare_socket_directory(directory: Path, owner: int | None, group: int | None) -> None:
     """Make sure that sockets can be made in a directory; it is made itself if its parent is there.
 
+    Nobody may exchange the sockets but root, the daemon's user, and the ``owner`` and ``group`` of the sockets.
+
     Raises:
-        StartupError: it is missing with its parent, is no directory, or cannot be written.
+        StartupError: it is missing with its parent, is no directory, cannot be written, or can be by others.
     """
     try:
-        directory.mkdir(mode=0o755, exist_ok=True)
+        make_directory(directory, parents=False)
     except FileNotFoundError as error:
         raise StartupError(f"socket directory {directory}: there is no directory {directory.parent}") from error
     except OSError as error:
         raise StartupError(f"socket directory {directory}: {error.strerror}") from error
+    check_directory("socket directory", directory, owner=owner, group=group)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise StartupError(f"socket directory {directory}: not writable by uid {os.geteuid()}")
 

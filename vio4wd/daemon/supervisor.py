@@ -17,10 +17,17 @@ from vio4wd.config.model import Config
 from vio4wd.daemon import logs
 from vio4wd.daemon.control import start_background, start_port_control
 from vio4wd.daemon.features import disabled_features, without_effect
-from vio4wd.daemon.host import PidFile, check_hugepages, check_socket_directory, huge_directory, private_directory
+from vio4wd.daemon.host import (
+    PidFile,
+    check_hugepages,
+    huge_directory,
+    prepare_socket_directory,
+    private_directory,
+    run_directory,
+)
 from vio4wd.daemon.relays import Relays
 from vio4wd.daemon.services import start_services
-from vio4wd.errors import ForwarderError, StartupError
+from vio4wd.errors import ForwarderError
 from vio4wd.notify import ServiceNotifier
 from vio4wd.portctl.reconcile import Reconciler
 from vio4wd.portctl.static import apply_static_vfs
@@ -111,7 +118,7 @@ class Supervisor:
         config = self._config
         pid_file = PidFile(config.pid_file)
         stack.callback(pid_file.remove)
-        check_socket_directory(config.socket_dir)
+        prepare_socket_directory(config.socket_dir, config.socket_owner, config.socket_group)
         check_hugepages()
         table = LaneTable.create()
         relays = Relays(
@@ -120,7 +127,7 @@ class Supervisor:
             self._endpoint,
             dynamic_sockets=config.dynamic_sockets,
         )
-        private = stack.enter_context(private_directory(_run_directory()))
+        private = stack.enter_context(private_directory(run_directory()))
         broker = Broker(relays.carrier, private, on_change=relays.carrier.front_end_changed)
         workers = Workers(self._worker_options, table, relays.carrier)
         relays.connect(workers, broker)
@@ -187,13 +194,3 @@ class Supervisor:
             ring_engine=config.ring_engine.value,
             vfio_vf_token=config.vfio_vf_token or "",
         )
-
-
-def _run_directory() -> Path:
-    """Where private sockets go: systemd's runtime directory, else one that only root can write."""
-    directory = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/virtio-forwarder")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartupError(f"runtime directory {directory}: {error.strerror}") from error
-    return directory
