@@ -6,13 +6,14 @@ two seconds, on the command ``stop``, on SIGTERM, and when the supervisor goes a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,17 @@ class Worker:
         cached = use_cache() is not None  # before anything is compiled, the binding's log writer included
         dpdk = load()
         mbuf.check(dpdk.layout)
-        self._eal = Eal.init(
-            EalOptions(
-                main_cpu=options.main_cpu,
-                worker_cpus=options.worker_cpus,
-                file_prefix=options.name,
-                huge_dir=Path(options.huge_dir) if options.huge_dir else None,
-                log_level=LogLevel.INFO if options.log_level <= logging.DEBUG else LogLevel.NOTICE,
-                vfio_vf_token=options.vfio_vf_token or None,
+        with _sigterm_later():  # EAL, interrupted, would leave files
+            self._eal = Eal.init(
+                EalOptions(
+                    main_cpu=options.main_cpu,
+                    worker_cpus=options.worker_cpus,
+                    file_prefix=options.name,
+                    huge_dir=Path(options.huge_dir) if options.huge_dir else None,
+                    log_level=LogLevel.INFO if options.log_level <= logging.DEBUG else LogLevel.NOTICE,
+                    vfio_vf_token=options.vfio_vf_token or None,
+                )
             )
-        )
         functions = {field: dpdk.address(symbol) for field, symbol in FUNCTIONS.items()}
         self._lcores = Lcores(self._eal, functions, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
         self._lanes = LaneControl(
@@ -180,6 +182,16 @@ class Worker:
         raise ProtocolError(f"unknown worker command, arguments {args}")
 
 
+@contextlib.contextmanager
+def _sigterm_later() -> Iterator[None]:
+    """Hold SIGTERM back; threads that are started meanwhile leave it to this one for good."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
     """Take commands until told to stop, by command, by signal, or by the supervisor's end."""
     with selectors.DefaultSelector() as selector:
@@ -205,13 +217,13 @@ def main() -> int:
     wakeup, signalled = socket.socketpair()
     signalled.setblocking(False)
     signal.set_wakeup_fd(signalled.fileno())
-    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = Worker(options, channel, table)
     except ForwarderError as error:
         channel.send(Event("failed", {"message": str(error)}))
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: None)  # until here it has ended the process at once
     try:
         _serve(worker, channel, wakeup)
     finally:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 START_LIMIT_S = 180.0
 """Compiling the loop for the first time on a slow machine takes most of it."""
 
+ABANDON_LIMIT_S = 1.0
+"""How long a worker that is still starting may take to leave: EAL is not interrupted in its own start."""
+
 STOP_LIMIT_S = 2.0
 CALL_LIMIT_S = 10.0
 
@@ -91,6 +94,7 @@ class WorkerProcess:
                 sys.executable, "-P", "-m", "vio4wd.relay.worker", *arguments,
                 pass_fds=(theirs.fileno(), self._lanes_fd), stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
+                process_group=0,  # Ctrl-C in a terminal is for the supervisor, which stops its workers
             )  # fmt: skip
             undo.pop_all()
         self._channel = ours
@@ -142,6 +146,17 @@ class WorkerProcess:
         _, late = await asyncio.wait({self._waiter}, timeout=STOP_LIMIT_S)
         if late:
             log.error("%s did not stop within %.0f s and is killed", self._options.name, STOP_LIMIT_S)
+            await self.kill()
+
+    async def abandon(self) -> None:
+        """End a process that is still starting: kindly, since EAL would leave files if it was killed in its start."""
+        self._stopping = True
+        if self._process is None or self._waiter is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        _, late = await asyncio.wait({self._waiter}, timeout=ABANDON_LIMIT_S)
+        if late:
             await self.kill()
 
     async def kill(self) -> None:

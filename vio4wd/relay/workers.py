@@ -164,7 +164,11 @@ class Workers:
         """
         try:
             process = self._make()
-            await process.start()
+            try:
+                await process.start()
+            except asyncio.CancelledError:
+                await process.abandon()
+                raise
         except OSError as error:
             raise StartupError(f"a worker process cannot be started: {error}") from error
         if not process.alive:
