@@ -60,11 +60,12 @@ class PortError(WorkerError):
 
 
 @contextlib.contextmanager
-def _stage(stage: PortStage, device: object) -> Iterator[None]:
+def _stage(stage: PortStage, device: object = None) -> Iterator[None]:
+    """DPDK's errors as those of a stage; ``device`` where they do not name it by themselves."""
     try:
         yield
     except DpdkError as error:
-        raise PortError(stage, f"{device}: {error}") from error
+        raise PortError(stage, str(error) if device is None else f"{device}: {error}") from error
 
 
 @dataclass
@@ -183,7 +184,7 @@ class Ports:
     def _open(self, attachment: Attachment, undo: contextlib.ExitStack, *, degraded: bool) -> _Port:
         if isinstance(attachment, Bond):
             return self._open_bond(attachment, undo, degraded=degraded)
-        with _stage(PortStage.PROBE, attachment):
+        with _stage(PortStage.PROBE):
             port = EthPort.probe(attachment.devargs)
         undo.callback(port.remove)
         return _Port(attachment, port)
