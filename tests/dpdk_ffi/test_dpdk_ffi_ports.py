@@ -226,6 +226,60 @@ def test_a_refused_mode_is_no_error(run_dpdk: RunDpdk) -> None:
     )
 
 
+EVENTS = """
+    import ctypes
+    eal = Eal.init(options())
+    eal_library, ethdev = (load()._libraries[name] for name in ("eal", "ethdev"))
+
+    def reset(name):
+        # what a VF's driver does when its PF was reset
+        ethdev.rte_eth_dev_allocated.restype = ctypes.c_void_p
+        device = ctypes.c_void_p(ethdev.rte_eth_dev_allocated(name))
+        ethdev.rte_eth_dev_callback_process(device, 3, None)
+
+    def want_back(name):
+        # what DPDK does when the kernel is to take a device from vfio-pci
+        eal_library.rte_dev_event_callback_process(name, 1)
+"""
+
+
+def test_ports_to_be_opened_anew(run_dpdk: RunDpdk) -> None:
+    run_dpdk(
+        f"if True:{EVENTS}"
+        + """
+    one, other = EthPort.probe("net_null0"), EthPort.probe("net_null1")
+    assert one.trouble == other.trouble == ""
+    reset(b"net_null0")
+    assert "PF was reset" in one.trouble and other.trouble == ""
+    want_back(b"net_null1")
+    assert "wants the device back" in other.trouble
+    for port in (one, other):
+        port.remove()
+    for name in ("net_null0", "net_null1"):
+        assert EthPort.probe(name).trouble == ""
+    eal.cleanup()
+    """
+    )
+
+
+def test_a_bond_gives_up_members_that_are_to_be_opened_anew(run_dpdk: RunDpdk) -> None:
+    run_dpdk(
+        f"if True:{EVENTS}"
+        + """
+    from vio4wd.devices import Bond, Device
+    from vio4wd.relay.bonds import OpenBond
+    devices = Device("net_null0"), Device("net_null1")
+    bond = OpenBond(Bond("net_bonding0", devices), BondPort.create("net_bonding0", 1))
+    bond.open_members(degraded=False)
+    assert bond.stale(replaced=False) == []
+    reset(b"net_null1")
+    assert bond.stale(replaced=False) == bond.members[1:]
+    bond.close()
+    eal.cleanup()
+    """
+    )
+
+
 def test_mempools(run_dpdk: RunDpdk) -> None:
     run_dpdk(
         """

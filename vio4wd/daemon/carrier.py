@@ -194,6 +194,12 @@ class Carrier:
                 state.numa_node = event.args["numa_node"]
         elif event.event == "lane_fault":
             log.warning("relay %(relay)d: %(direction)s lane of queue pair %(queue_pair)d: %(message)s", event.args)
+        elif event.event == "vf_lost":
+            state = self._relays[event.args["relay"]]
+            if state.slot is slot:
+                log.warning("relay %(relay)d: the VF is opened anew: %(message)s", event.args)
+                state.fault = event.args["message"]
+                self._retry_later(state)
 
     # How it is done
 
@@ -204,6 +210,14 @@ class Carrier:
         state.numa_node = result["numa_node"]
         # A worker may answer and die before this is resumed; its successor is then being told already.
         state.vf_up = process.alive and slot.process is process
+
+    async def _drop_port(self, state: Relay, slot: Slot) -> None:
+        """Have the worker let go of a VF that is still wanted."""
+        state.vf_up = False
+        try:
+            await slot.call("remove_port", relay=state.number)
+        except CommandError as error:
+            log.warning("relay %d: %s: %s", state.number, state.attachment, error)
 
     async def _move(self, state: Relay, slot: Slot) -> None:
         """Take the relay's session, if any, from its worker to another one."""
@@ -228,12 +242,16 @@ class Carrier:
         """Have the worker add the VF that is wanted, if it has not; try again later if it cannot."""
         async with state.lock:
             slot = state.slot
+            if state.attachment is None:
+                state.fault = None
             if slot is None or not slot.process.alive:
                 return
             await self.place(state)
-            if state.attachment is None or state.vf_up:
+            if state.attachment is None or (state.vf_up and state.fault is None):
                 return
             try:
+                if state.vf_up:
+                    await self._drop_port(state, slot)
                 await self._add_port(state, slot, state.attachment, degraded=True)
             except WorkerError as error:
                 if state.fault != str(error):

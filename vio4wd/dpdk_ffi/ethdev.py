@@ -8,7 +8,7 @@ import errno
 import logging
 from dataclasses import dataclass
 
-from vio4wd.dpdk_ffi import pci
+from vio4wd.dpdk_ffi import pci, port_events
 from vio4wd.dpdk_ffi.errors import DeviceError, DpdkError
 from vio4wd.dpdk_ffi.layouts import View
 from vio4wd.dpdk_ffi.loader import Dpdk, load
@@ -104,6 +104,7 @@ class EthPort:
         if find_port(dpdk, name) is not None:
             raise DpdkError("rte_dev_probe", errno.EEXIST, name)
         before = set(ports(dpdk))
+        port_events.watch(dpdk)
         if pci.is_pci(name):
             _enable_vfio(dpdk)
         try:
@@ -119,7 +120,13 @@ class EthPort:
             if not new:
                 raise DpdkError("rte_dev_probe", errno.ENODEV, devargs, ["the device has no port"])
             port_id = new[0]
+        port_events.forget(port_id, name)
         return cls(dpdk, port_id, name)
+
+    @property
+    def trouble(self) -> str:
+        """Why the port is of no use any more until it is opened anew; empty where it is not so."""
+        return port_events.trouble(self.port_id, self.name)
 
     def info(self) -> PortInfo:
         """What the port can do."""

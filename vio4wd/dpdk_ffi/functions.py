@@ -72,6 +72,7 @@ EAL = {
     "rte_dev_remove": _negative(POINTER),
     "rte_eal_hotplug_remove": _negative(c_char_p, c_char_p),
     "rte_dev_name": _plain(c_char_p, POINTER),
+    "rte_dev_event_callback_register": _negative(c_char_p, POINTER, POINTER),
     "rte_vfio_enable": _minus_one(c_char_p),
     "rte_vfio_is_enabled": _plain(c_int, c_char_p),
 }
@@ -110,6 +111,7 @@ ETHDEV = {
     "rte_eth_rx_queue_setup": _negative(PORT, QUEUE, c_uint16, c_uint, POINTER, POINTER),
     "rte_eth_tx_queue_setup": _negative(PORT, QUEUE, c_uint16, c_uint, POINTER),
     "rte_eth_dev_start": _negative(PORT),
+    "rte_eth_dev_callback_register": _negative(PORT, c_int, POINTER, POINTER),
     "rte_eth_dev_stop": _negative(PORT),
     "rte_eth_dev_close": _negative(PORT),
     "rte_eth_promiscuous_enable": _negative(PORT),

@@ -73,6 +73,7 @@ class _Port:
     attachment: Attachment
     port: EthPort
     bond: OpenBond | None = None
+    reported: bool = False
 
     def remove(self) -> None:
         """Give everything back to DPDK, in the order that it wants."""
@@ -157,6 +158,19 @@ class Ports:
         finally:
             self.release_mempool(relay)
         log.info("relay %d: removed %s", relay, port.attachment)
+
+    def newly_lost(self) -> list[tuple[int, str]]:
+        """Relays whose VF is of no use any more until it is opened anew, with the reason; each VF is told of once.
+
+        Bonds look after their members by themselves.
+        """
+        found = []
+        for relay, port in list(self._ports.items()):
+            trouble = port.port.trouble
+            if trouble and not port.reported:
+                port.reported = True
+                found.append((relay, trouble))
+        return found
 
     def release_mempool(self, relay: int) -> None:
         """Free a relay's buffers if neither VF nor guest needs them."""
