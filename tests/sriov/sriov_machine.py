@@ -31,14 +31,14 @@ share root /lower
 mount -t tmpfs -o size=512M rw /rw
 mkdir -p /rw/upper /rw/work
 mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /root
-mkdir -p "/root$checkout" /root/var/cache/virtio-forwarder
-share checkout "/root$checkout"
-share compiled /compiled
-cp -r /compiled/. /root/var/cache/virtio-forwarder/
+cp -r /modules /modules.d /root/
 for mounted in proc sys dev; do mount --move /$mounted /root/$mounted; done
 mount -t tmpfs run /root/run
 mount -t tmpfs tmp /root/tmp
-mkdir /root/dev/hugepages
+mkdir -p "/root$checkout" /root/var/cache/virtio-forwarder /root/dev/hugepages
+share checkout "/root$checkout"
+share compiled /compiled
+cp -r /compiled/. /root/var/cache/virtio-forwarder/
 mount -t hugetlbfs -o pagesize=2M hugepages /root/dev/hugepages
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 """

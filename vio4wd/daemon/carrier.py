@@ -191,6 +191,12 @@ class Carrier:
                 state.numa_node = event.args["numa_node"]
         elif event.event == "lane_fault":
             log.warning("relay %(relay)d: %(direction)s lane of queue pair %(queue_pair)d: %(message)s", event.args)
+        elif event.event == "vf_lost":
+            state = self._relays[event.args["relay"]]
+            if state.slot is slot:
+                log.warning("relay %(relay)d: the VF is opened anew: %(message)s", event.args)
+                state.fault = event.args["message"]
+                self._retry_later(state)
 
     # How it is done
 
@@ -224,6 +230,14 @@ class Carrier:
             if process.alive:
                 raise
 
+    async def _drop_port(self, state: Relay, slot: Slot) -> None:
+        """Have the worker let go of a VF that is still wanted."""
+        state.vf_up = False
+        try:
+            await slot.call("remove_port", relay=state.number)
+        except CommandError as error:
+            log.warning("relay %d: %s: %s", state.number, state.attachment, error)
+
     async def _move(self, state: Relay, slot: Slot) -> None:
         """Take the relay's session, if any, from its worker to another one."""
         log.info("relay %d: moves from worker process %d to %d", state.number, _slot(state).number, slot.number)
@@ -247,13 +261,19 @@ class Carrier:
         """Have the worker add the VF that is wanted, if it has not; try again later if it cannot."""
         async with state.lock:
             slot = state.slot
+            if state.attachment is None:
+                state.fault = None
             if slot is None or state.attachment is None:
                 return
             try:
                 await self.place(state)
                 async with slot.port_turn:
-                    if state.vf_up or not slot.process.alive:  # the next process is told when it is there
+                    if not slot.process.alive:  # the next process is told when it is there
                         return
+                    if state.vf_up and state.fault is None:
+                        return
+                    if state.vf_up:
+                        await self._drop_port(state, slot)
                     await self._add_port(state, slot, state.attachment, degraded=True)
             except WorkerError as error:
                 if state.fault != str(error):

@@ -78,11 +78,12 @@ class PortError(WorkerError):
 
 
 @contextlib.contextmanager
-def _stage(stage: PortStage, device: object) -> Iterator[None]:
+def _stage(stage: PortStage, device: object = None) -> Iterator[None]:
+    """DPDK's errors as those of a stage; ``device`` where they do not name it by themselves."""
     try:
         yield
     except DpdkError as error:
-        raise PortError(stage, f"{device}: {error}") from error
+        raise PortError(stage, str(error) if device is None else f"{device}: {error}") from error
 
 
 @dataclass
@@ -90,6 +91,7 @@ class _Port:
     attachment: Attachment
     port: EthPort
     bond: OpenBond | None = None
+    reported: bool = False
 
     def remove(self) -> None:
         """Give everything back to DPDK, in the order that it wants."""
@@ -184,6 +186,19 @@ class Ports:
             self.release_mempool(relay)
         log.info("relay %d: removed %s", relay, port.attachment)
 
+    def newly_lost(self) -> list[tuple[int, str]]:
+        """Relays whose VF is of no use any more until it is opened anew, with the reason; each VF is told of once.
+
+        Bonds look after their members by themselves.
+        """
+        found = []
+        for relay, port in list(self._ports.items()):
+            trouble = port.port.trouble
+            if trouble and not port.reported:
+                port.reported = True
+                found.append((relay, trouble))
+        return found
+
     def release_mempool(self, relay: int) -> None:
         """Free a relay's buffers if neither VF nor guest needs them."""
         with self._pools_lock:
@@ -211,7 +226,7 @@ class Ports:
     def _open(self, attachment: Attachment, undo: contextlib.ExitStack, *, degraded: bool) -> _Port:
         if isinstance(attachment, Bond):
             return self._open_bond(attachment, undo, degraded=degraded)
-        with _stage(PortStage.PROBE, attachment):
+        with _stage(PortStage.PROBE):
             port = EthPort.probe(attachment.devargs)
         undo.callback(port.remove)
         return _Port(attachment, port)

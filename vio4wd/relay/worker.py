@@ -112,6 +112,11 @@ class Worker:
             }
             self._channel.send(Event("lane_fault", arguments | {"message": fault.message}))
 
+    def report_lost_vfs(self) -> None:
+        """Tell the supervisor of VFs that are to be opened anew."""
+        for relay, reason in self._ports.newly_lost():
+            self._channel.send(Event("vf_lost", {"relay": relay, "message": reason}))
+
     def close(self) -> None:
         """Release everything; the lcores stop last."""
         self._guest_thread.shutdown(cancel_futures=True)
@@ -199,6 +204,7 @@ def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
         selector.register(wakeup, selectors.EVENT_READ)
         while True:
             worker.report_faults()
+            worker.report_lost_vfs()
             for key, _ in selector.select(FAULT_POLL_S):
                 if key.fileobj is wakeup:
                     log.info("worker stops on a signal")
