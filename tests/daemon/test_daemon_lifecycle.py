@@ -173,20 +173,49 @@ def test_without_root_it_says_so(tmp_path: Path) -> None:
     assert "Permission denied" in done.stderr
 
 
-def test_the_background_daemon_answers_when_ready(tmp_path: Path) -> None:
-    """Without --nodaemon the command returns when the daemon serves, and the PID file names the daemon."""
-    (tmp_path / "sockets").mkdir()
-    config = tmp_path / "virtioforwarder"
-    config.write_text(
-        f"VIRTIOFWD_PID_DIR={tmp_path}\nVIRTIOFWD_SOCKET_DIR={tmp_path}/sockets\nVIRTIOFWD_CPU_MASK=0\n"
-        "VIRTIOFWD_SOCKET_OWNER=\nVIRTIOFWD_SOCKET_GROUP=\nVIRTIOFWD_OVSDB_SOCK_PATH=\n"
-    )
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "virtio-forwarder", "--config", config],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False,
+def start_in_background(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the daemon's command without --nodaemon, in a directory, with its output read to the end through pipes."""
+    (directory / "sockets").mkdir()
+    defaults = {
+        "VIRTIOFWD_PID_DIR": str(directory),
+        "VIRTIOFWD_SOCKET_DIR": f"{directory}/sockets",
+        "VIRTIOFWD_CPU_MASK": "0",
+        "VIRTIOFWD_SOCKET_OWNER": "",
+        "VIRTIOFWD_SOCKET_GROUP": "",
+        "VIRTIOFWD_OVSDB_SOCK_PATH": "",
+    }
+    lines = [f"{key}={value}\n" for key, value in (defaults | settings).items()]
+    (directory / "virtioforwarder").write_text("".join(lines))
+    return subprocess.run(
+        [sys.executable, ROOT / "scripts" / "virtio-forwarder", "--config", "virtioforwarder"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=directory, timeout=60, check=False,
     )  # fmt: skip
-    assert done.returncode == 0
-    daemon = psutil.Process(int((tmp_path / "virtio-forwarder.pid").read_text()))
-    assert len(list((tmp_path / "sockets").iterdir())) == 64
-    daemon.terminate()
-    daemon.wait(10)
+
+
+def test_the_background_daemon_answers_when_ready(tmp_path: Path) -> None:
+    """Without --nodaemon the command returns when the daemon serves, and the PID file names the daemon.
+
+    Neither the daemon nor a worker keeps the caller's directory, or its pipes, which would then not end.
+    """
+    pid_file = tmp_path / "virtio-forwarder.pid"
+    try:
+        done = start_in_background(tmp_path)
+        assert done.returncode == 0, done.stderr
+        daemon = psutil.Process(int(pid_file.read_text()))
+        assert len(list((tmp_path / "sockets").iterdir())) == 64
+        for process in (daemon, *daemon.children()):
+            assert process.cwd() == "/"
+            streams = [Path(f"/proc/{process.pid}/fd/{stream}").readlink() for stream in (0, 1, 2)]
+            assert streams == [Path(os.devnull)] * 3
+    finally:
+        if pid_file.exists():
+            daemon = psutil.Process(int(pid_file.read_text()))
+            daemon.terminate()
+            daemon.wait(10)
+
+
+def test_the_background_daemon_tells_why_it_cannot_start(tmp_path: Path) -> None:
+    done = start_in_background(tmp_path, VIRTIOFWD_SOCKET_DIR="/nowhere/at/all")
+    assert done.returncode == 1
+    assert done.stderr.count("socket directory /nowhere/at/all: there is no directory") == 1
+    assert not (tmp_path / "virtio-forwarder.pid").exists()

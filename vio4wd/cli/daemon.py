@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from vio4wd.cli.daemon_options import Invocation, make_command
 from vio4wd.daemon import logs
@@ -21,7 +22,7 @@ def run(invocation: Invocation) -> int:
     In the background (without ``--nodaemon``) the calling process returns once the daemon is ready or has failed.
     """
     if invocation.nodaemon:
-        return _serve(invocation, syslog=invocation.log_syslog, ready=None)
+        return _serve(invocation, syslog=invocation.log_syslog, ready=lambda: None)
     read_end, write_end = os.pipe()
     if os.fork():
         os.close(write_end)
@@ -31,35 +32,44 @@ def run(invocation: Invocation) -> int:
     os.setsid()
     if os.fork():
         os._exit(0)
-    return _serve(invocation, syslog=True, ready=write_end)
-
-
-def _serve(invocation: Invocation, *, syslog: bool, ready: int | None) -> int:
-    logs.configure(invocation.config.log_level, syslog=syslog)
+    null = _leave_terminal()
 
     def tell_parent() -> None:
-        if ready is not None:
-            os.write(ready, b"\0")
-            os.close(ready)
-            _leave_terminal()
+        os.write(write_end, b"\0")
+        os.close(write_end)
+        os.dup2(null, sys.stderr.fileno(), inheritable=False)
 
+    return _serve(invocation, syslog=True, ready=tell_parent)
+
+
+def _serve(invocation: Invocation, *, syslog: bool, ready: Callable[[], None]) -> int:
+    to_syslog = logs.configure(invocation.config.log_level, syslog=syslog)
     try:
-        asyncio.run(Supervisor(invocation.config, invocation.reload, tell_parent).run())
+        asyncio.run(Supervisor(invocation.config, invocation.reload, ready).run())
     except ForwarderError as error:
-        log.critical("%s", error)
-        if ready is not None:
-            print(f"virtio-forwarder: {error}", file=sys.stderr)
-        return 1
-    return 0
+        message = str(error)
+    except OSError as error:
+        log.debug("this happened here:", exc_info=True)
+        message = f"cannot run here as uid {os.geteuid()}: {error}"
+    else:
+        return 0
+    log.critical("%s", message)
+    if to_syslog:
+        print(f"virtio-forwarder: {message}", file=sys.stderr)
+    return 1
 
 
-def _leave_terminal() -> None:
-    """Let go of the caller's directory and standard streams."""
+def _leave_terminal() -> int:
+    """Let go of the caller's directory and standard streams, for this process and all that it starts.
+
+    ``sys.stderr`` keeps the caller's for what is said until the daemon is ready; answers a descriptor of /dev/null.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
-    os.close(null)
+    return null
 
 
 main = make_command(run)

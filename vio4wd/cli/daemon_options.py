@@ -99,7 +99,7 @@ def make_command(run: Callable[[Invocation], int], version: Callable[[], str] = 
 
 
 def _invocation(values: Mapping[str, Any]) -> Invocation:
-    path: Path = values["config"] or DEFAULT_PATH
+    path: Path = (values["config"] or DEFAULT_PATH).absolute()  # for a reload in the background, whose directory is /
     required = values["config"] is not None
     overrides = dict(_overrides(values))
     mode = values["nodaemon"]

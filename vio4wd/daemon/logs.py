@@ -27,10 +27,14 @@ class _JournalFormatter(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in lines)
 
 
-def configure(level: int, *, syslog: bool) -> None:
-    """Set up logging for a threshold of 0 (least) to 7 (most verbose); where no syslog listens, to standard error."""
+def configure(level: int, *, syslog: bool) -> bool:
+    """Set up logging for a threshold of 0 (least) to 7 (most verbose); where no syslog listens, to standard error.
+
+    Answers whether the log goes to syslog.
+    """
     handler: logging.Handler
-    if syslog and Path(_DEV_LOG).is_socket():
+    to_syslog = syslog and Path(_DEV_LOG).is_socket()
+    if to_syslog:
         handler = logging.handlers.SysLogHandler(_DEV_LOG, facility=logging.handlers.SysLogHandler.LOG_DAEMON)
         handler.setFormatter(logging.Formatter("virtio-forwarder[%(process)d]: %(name)s: %(message)s"))
     elif "JOURNAL_STREAM" in os.environ:
@@ -40,6 +44,7 @@ def configure(level: int, *, syslog: bool) -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
+    return to_syslog
 
 
 def set_level(level: int) -> None:

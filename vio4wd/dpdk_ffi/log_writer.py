@@ -7,7 +7,6 @@ stdio holds the stream's lock meanwhile, so there is one writer at a time.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numba
@@ -15,7 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
-_LOG = logging.getLogger(__name__)
+from vio4wd.dpdk_ffi.compiled import compile_function
+
 _NB: Any = numba
 types = _NB.types
 
@@ -81,9 +81,5 @@ _SIGNATURE = types.int64(types.CPointer(types.int64), types.CPointer(types.uint8
 
 
 def compile_writer() -> Any:
-    """The compiled function, from numba's cache on disk where that can be used."""
-    try:
-        return _NB.cfunc(_SIGNATURE, cache=True, error_model="numpy")(_write)
-    except RuntimeError as error:
-        _LOG.info("compiled without a cache: %s", error)
-        return _NB.cfunc(_SIGNATURE, error_model="numpy")(_write)
+    """The compiled function, from disk where it was kept there."""
+    return compile_function(_SIGNATURE, _write)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numba
 import numpy
 
+from vio4wd.dpdk_ffi import compiled
 from vio4wd.relay.lanes import LANE_PADDED
 from vio4wd.relay.lcore_record import LCORE
 
@@ -25,24 +26,20 @@ DEFAULT_DIRECTORY = Path("/var/cache/virtio-forwarder")
 def _digest() -> str:
     layouts = (LANE_PADDED, LCORE)
     digest = hashlib.sha256(f"numba {numba.__version__} numpy {numpy.__version__} {layouts}".encode())
-    for source in sorted(Path(__file__).parent.rglob("*.py")):
+    for source in [*sorted(Path(__file__).parent.rglob("*.py")), Path(compiled.__file__)]:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def use_cache() -> Path | None:
-    """Point numba at the cache for these sources; answers the folder, or None (and logs why) where none can be written.
+def use_cache() -> bool:
+    """Keep what is compiled in the folder for these sources; answers False (and logs why) where that cannot be written.
 
     The cache is in systemd's CACHE_DIRECTORY, else in ``/var/cache/virtio-forwarder``.
     """
     base = Path(os.environ.get("CACHE_DIRECTORY") or DEFAULT_DIRECTORY)
-    folder = base / f"compiled-{_digest()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(13, "not writable", str(folder))
+        compiled.keep_compiled(base / f"compiled-{_digest()}")
     except OSError as error:
         log.warning("the compiled loop cannot be kept on disk (%s): every worker start compiles it again", error)
-        return None
-    numba.config.CACHE_DIR = str(folder)
-    return folder
+        return False
+    return True

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numba
-from numba import cfunc, types
+from numba import types
 
+from vio4wd.dpdk_ffi.compiled import compile_function
 from vio4wd.relay import library_engine
 from vio4wd.relay.direct import engine as direct_engine
 from vio4wd.relay.lanes import LANE_RECORD_OFFSETS, LANE_STRIDE, Engine, LaneMode
@@ -111,7 +112,7 @@ class CompiledLoop:
 
 
 def compile_loop(*, cached: bool) -> CompiledLoop:
-    """Compile the loop, or load it from numba's disk cache."""
+    """Compile the loop, or load it from the folder of compiled code."""
     parts = [part.compile(cached=cached) for part in direct_engine.PARTS]
-    loop = cfunc(types.int32(types.intp), error_model="numpy", cache=cached)(_loop)
+    loop = compile_function(types.int32(types.intp), _loop, cached=cached)
     return CompiledLoop(loop.address, (loop, *parts))

@@ -13,6 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from vio4wd.dpdk_ffi.compiled import compile_function
+
 _I64 = ir.IntType(64)
 
 compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -82,7 +84,7 @@ class Part:
     def compile(self, *, cached: bool) -> Any:
         """Compile it and make it callable by its name; the result must be kept alive."""
         signature = types.intp(*[types.intp] * self.parameters)
-        made = numba.cfunc(signature, error_model="numpy", cache=cached)(self.function)
+        made = compile_function(signature, self.function, cached=cached)
         llvm.add_symbol(self.name, made.address)
         return made
 

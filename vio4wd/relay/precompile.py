@@ -1,20 +1,22 @@
-"""Compiles the relay loop into the cache, so that the first start after an installation need not: ``python -m``."""
+"""Compiles what workers need into the cache, so that the first start after an installation need not: ``python -m``."""
 
 from __future__ import annotations
 
 import sys
 
+from vio4wd.dpdk_ffi.compiled import kept
+from vio4wd.dpdk_ffi.log_writer import compile_writer
 from vio4wd.relay.compiled_cache import use_cache
+from vio4wd.relay.loop import compile_loop
 
 
 def main() -> int:
     """Compile; answers an exit status: 1 where nothing can be cached."""
-    if use_cache() is None:
+    if not use_cache():
         return 1
-    from vio4wd.relay.loop import compile_loop  # after the cache is chosen
-
+    compile_writer()
     compile_loop(cached=True)
-    return 0
+    return 0 if kept() else 1
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, options: WorkerOptions, channel: Channel, table: LaneTable) -> None:
         self._channel = channel
-        cached = use_cache() is not None  # before anything is compiled, the binding's log writer included
+        cached = use_cache()  # before anything is compiled, the binding's log writer included
         dpdk = load()
         mbuf.check(dpdk.layout)
         with _sigterm_later():  # EAL, interrupted, would leave files
