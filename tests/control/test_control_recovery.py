@@ -268,7 +268,7 @@ def test_a_worker_that_hangs(
         slowest = max(slowest, time.monotonic() - begun)
         request.join(0.1)
     assert slowest < 1
-    assert not worker.is_running()
+    wait_for(lambda: not worker.is_running(), 5, "the end of the worker")
     assert answers[0] == OK or answers[0].error == (2, "virtio_forwarder_add_vf2()")
     assert 2 not in client.devices() or answers[0].ok
     wait_for(lambda: client.relay(1).vm_to_vf.pkts_tx_to_vf > packets + 10_000, 10, "packets")

@@ -245,7 +245,8 @@ def test_adding_and_removing_one_pair_at_once_leaves_all_or_nothing(
         assert client.remove_sock(path, conditional=True) == OK
 
 
-def test_all_relays_in_use(client: Client, short_dir: Path) -> None:
+def test_all_relays_in_use(daemon: Daemon, client: Client, short_dir: Path) -> None:
+    daemon.settled_workers()
     for number in range(64):
         assert client.add_sock(short_dir / f"s{number}", f"net_null{number}") == OK
     assert client.add_sock(short_dir / "one too many", "net_null64").error == (2, ADD)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
 
+from vio4wd.daemon.patience import Patience
 from vio4wd.daemon.relay_state import Relay, ports_of
 from vio4wd.devices import Attachment
 from vio4wd.errors import WorkerError
@@ -29,7 +30,7 @@ RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to put back what a new worker could not take; the last repeats."""
 
 RESTART_PATIENCE_S = 1.5
-"""How long a request waits for a worker that is being replaced; clients of port control give up after 2 s."""
+"""How long an addition waits for a worker that is being replaced."""
 
 VF_FIRST_S = 0.5
 """How long a new worker may take for a VF before the guest gets its session back without it.
@@ -65,27 +66,36 @@ class Carrier:
 
     # What the controller asks; it holds the relay's lock
 
-    async def put_vf(self, state: Relay, device: Attachment) -> None:
+    async def put_vf(self, state: Relay, device: Attachment, patience: Patience) -> None:
         """Have a worker add a device, moving the relay with its session to a process with room if need be.
 
         Raises:
-            WorkerError: the device was not added; a relay that was moved stays where it is now.
+            WorkerError: the device was not added, or it was too late to begin; a relay that was moved stays there.
         """
         ports = ports_of(device)
         slot = await self._workers.reserve(ports, state.slot)
         try:
-            async with slot.port_turn:
+            async with patience.turn(slot.port_turn):
                 await _restarted(slot)
                 if state.slot is None:
                     self._enter(state, slot)
                 elif state.slot is not slot:
                     await self._move(state, slot)
                 await self.place(state)
+                patience.check()
                 await self._add_port(state, slot, device)
         except BaseException:
             slot.ports -= ports
             self.leave_if_idle(state)
             raise
+
+    def removal_turn(self, state: Relay, patience: Patience) -> AbstractAsyncContextManager[None]:
+        """What is to be held around ``take_vf``, if there is anything to take.
+
+        Raises:
+            WorkerError: on entry: others have held it for too long.
+        """
+        return patience.turn(_slot(state).port_turn) if state.attachment is not None else nullcontext()
 
     async def take_vf(self, state: Relay) -> None:
         """Have the worker remove the relay's device. A worker that dies meanwhile has removed it, too.
@@ -98,8 +108,7 @@ class Carrier:
         slot = _slot(state)
         state.removing = True
         try:
-            async with slot.port_turn:
-                await self._remove_port(state, slot)
+            await self._remove_port(state, slot)
         finally:
             state.removing = False
         slot.ports -= ports_of(state.attachment)

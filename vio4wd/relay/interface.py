@@ -110,20 +110,37 @@ class RelayController(Protocol):
     """Changes relays. State changes are serialized per relay; each completes or leaves things as they were.
 
     Every method that changes something raises RequestError (code and source as port control clients know them).
-    With ``conditional`` a request that would change nothing succeeds; without it that is an error.
+    With ``conditional`` a request that would change nothing succeeds; without it that is an error. With ``patience_s``
+    a request that cannot begin within that time is refused, instead of carried out when nobody waits any more.
     """
 
-    async def add_vf(self, relay: int, device: Attachment, *, conditional: bool = True) -> None:
+    async def add_vf(
+        self, relay: int, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> None:
         """Put a VF, a virtual device or a bond on a relay."""
 
-    async def remove_vf(self, relay: int, device: Attachment | str | None, *, conditional: bool = True) -> None:
+    async def remove_vf(
+        self,
+        relay: int,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
+    ) -> None:
         """Take the VF or bond off a relay; ``device`` (a str names a bond) must match what is there unless None."""
 
-    async def add_socket(self, path: Path, device: Attachment, *, conditional: bool = True) -> int:
+    async def add_socket(
+        self, path: Path, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> int:
         """Register a vhost-user socket with a device on the lowest free relay; answers the relay's number."""
 
     async def remove_socket(
-        self, path: Path | None, device: Attachment | str | None, *, conditional: bool = True
+        self,
+        path: Path | None,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
     ) -> None:
         """Take a socket and its device away, found by path, by device (a str names a bond), or by both."""
 
