@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.daemon import Daemon
+from vio4wd.config.model import Account, Config
 from vio4wd.daemon.host import prepare_socket_directory, run_directory
 from vio4wd.directories import check_directory, make_directory
 from vio4wd.errors import StartupError
@@ -27,6 +28,13 @@ def umask(mask: int) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def sockets_in(directory: Path, *, vhost_client: bool = False) -> Config:
+    account = Account("qemu", QEMU)
+    return Config(
+        socket_dir=directory, socket_owner_account=account, socket_group_account=account, vhost_client=vhost_client
+    )
 
 
 def mode(path: Path) -> int:
@@ -84,7 +92,7 @@ def test_directories_where_others_could_exchange_sockets(
     link.symlink_to(directory)
     for path in (directory, link):
         with pytest.raises(StartupError, match=f"socket directory {path}: {message}"):
-            prepare_socket_directory(path, QEMU, QEMU)
+            prepare_socket_directory(sockets_in(path))
 
 
 @needs_root
@@ -94,7 +102,7 @@ def test_a_link_that_anybody_may_have_made(directory: Path) -> None:
         link.symlink_to(target)
         os.chown(link, SOMEBODY, SOMEBODY, follow_symlinks=False)
         with pytest.raises(StartupError, match=f"{link}: is a symbolic link that user {SOMEBODY} made, must be a dir"):
-            prepare_socket_directory(link, None, None)
+            prepare_socket_directory(Config(socket_dir=link))
         link.unlink()
 
 
@@ -105,10 +113,43 @@ def test_a_sticky_directory_will_do_where_only_owners_replace_files(directory: P
         check_directory("directory", directory, sticky=True)
 
 
+@needs_root
+def test_in_client_mode_the_directory_that_is_made_is_the_socket_owner_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for client, owner in ((True, QEMU), (False, 0)):
+        prepare_socket_directory(sockets_in(tmp_path / str(client), vhost_client=client))
+        found = (tmp_path / str(client)).stat()
+        assert (found.st_uid, found.st_gid) == (owner, owner)
+    assert caplog.text == ""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("owner", "group", "bits", "warned"),
+    [
+        (0, 0, 0o755, True),
+        (0, 0, 0o775, True),
+        (QEMU, 0, 0o500, True),
+        (QEMU, 0, 0o755, False),
+        (0, QEMU, 0o775, False),
+        (0, QEMU, 0o755, True),
+    ],
+)
+def test_in_client_mode_a_directory_that_the_socket_owner_cannot_write_is_warned_of(
+    directory: Path, caplog: pytest.LogCaptureFixture, owner: int, group: int, bits: int, warned: bool
+) -> None:
+    os.chown(directory, owner, group)
+    directory.chmod(bits)
+    prepare_socket_directory(sockets_in(directory, vhost_client=True))
+    message = f"socket directory {directory}: user qemu cannot make sockets there: chown qemu it"
+    assert [record.getMessage() for record in caplog.records] == [message] * warned
+
+
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartupError, match="socket directory .*/file: is not a directory"):
-        prepare_socket_directory(tmp_path / "file", None, None)
+        prepare_socket_directory(Config(socket_dir=tmp_path / "file"))
 
 
 def test_the_runtime_directory_is_nobody_else_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vio4wd.config.model import Config
 from vio4wd.directories import check_directory, make_directory
 from vio4wd.errors import StartupError
+
+log = logging.getLogger(__name__)
 
 PAGE_KIB = 2048
 PRIVATE_PREFIX = "vio4wd-"
@@ -99,16 +103,19 @@ def _lock_directory(path: Path) -> int | None:
     return descriptor
 
 
-def prepare_socket_directory(directory: Path, owner: int | None, group: int | None) -> None:
-    """Make sure that sockets can be made in a directory; it is made itself if its parent is there.
+def prepare_socket_directory(config: Config) -> None:
+    """Make sure that sockets can be made in the socket directory; it is made itself if its parent is there.
 
-    Nobody may exchange the sockets but root, the daemon's user, and the ``owner`` and ``group`` of the sockets.
+    Nobody may exchange the sockets but root, the daemon's user, and the owner and group of the sockets. In client mode
+    it is the owner who makes them: a directory that is made is his, and one where he cannot make any is warned of.
 
     Raises:
         StartupError: it is missing with its parent, is no directory, cannot be written, or can be by others.
     """
+    directory, owner, group = config.socket_dir, config.socket_owner, config.socket_group
     try:
-        make_directory(directory, parents=False)
+        if make_directory(directory, parents=False) and config.vhost_client:
+            os.chown(directory, -1 if owner is None else owner, -1 if group is None else group)
     except FileNotFoundError as error:
         raise StartupError(f"socket directory {directory}: there is no directory {directory.parent}") from error
     except OSError as error:
@@ -116,6 +123,18 @@ def prepare_socket_directory(directory: Path, owner: int | None, group: int | No
     check_directory("socket directory", directory, owner=owner, group=group)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise StartupError(f"socket directory {directory}: not writable by uid {os.geteuid()}")
+    if config.vhost_client and not config.dynamic_sockets and not _writable(directory, owner, group):
+        user = config.socket_owner_account.name
+        log.warning("socket directory %s: user %s cannot make sockets there: chown %s it", directory, user, user)
+
+
+def _writable(directory: Path, uid: int | None, gid: int | None) -> bool:
+    """Whether a user (None: the daemon's) with a group can make files in a directory, by its mode."""
+    if not uid:
+        return True
+    found = directory.stat()
+    bits = found.st_mode >> (6 if found.st_uid == uid else 3 if found.st_gid == gid else 0)
+    return bits & 0o3 == 0o3
 
 
 def check_hugepages() -> None:

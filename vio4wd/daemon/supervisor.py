@@ -118,7 +118,7 @@ class Supervisor:
         config = self._config
         pid_file = PidFile(config.pid_file)
         stack.callback(pid_file.remove)
-        prepare_socket_directory(config.socket_dir, config.socket_owner, config.socket_group)
+        prepare_socket_directory(config)
         check_hugepages()
         table = LaneTable.create()
         relays = Relays(
