@@ -253,8 +253,10 @@ class Carrier:
         await self._broker.release(state.number)
         self._leave(state)
         self._enter(state, slot)
-        await self.place(state)
-        await self._replay(state)
+        try:
+            await self.place(state)
+        finally:
+            await self._replay(state)  # nobody else would: the session has left its worker
 
     async def _put_back(self, state: Relay) -> None:
         """Give a new worker what its predecessor had of a relay."""
