@@ -17,6 +17,8 @@ import pytest
 from harness.daemon import ROOT, Daemon
 from harness.process import wait_for
 from harness.testpmd import Testpmd
+from vio4wd.daemon.host import PidFile
+from vio4wd.errors import StartupError
 
 pytestmark = pytest.mark.dpdk
 
@@ -139,14 +141,39 @@ def test_a_second_daemon_is_refused(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.stats()["relay_0.id"] == "0"
 
 
+@pytest.fixture
+def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The daemon's runtime directory, empty and root's."""
+    directory = tmp_path / "runtime"
+    directory.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(directory))
+    return directory
+
+
+def assert_refuses_to_run(daemon: Daemon, message: str) -> None:
+    """A daemon ends with status 1, tells why in one line, and leaves nothing."""
+    assert daemon.child.process.wait(60) == 1
+    log = daemon.child.log
+    daemon.stop()
+    errors = [line for line in log.splitlines() if "ERROR" in line or "CRITICAL" in line or "EAL" in line]
+    assert len(errors) == 1, log
+    assert message in errors[0]
+    assert "Traceback" not in log
+    left = {path.name for path in daemon.directory.iterdir()} - {"libraries", "free_hugepages"}
+    assert left == {"virtioforwarder", "daemon.log", "sockets", "runtime"}
+    assert not list(daemon.sockets.iterdir())
+    assert {path.name for path in (daemon.directory / "runtime").rglob("*")} <= {"dpdk"}  # DPDK's, empty
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if f"vio4wd-1-{daemon.child.pid}" in command]
+
+
+@pytest.mark.usefixtures("runtime_directory")
 @pytest.mark.parametrize(
     ("settings", "environment", "message"),
     [
-        ({"VIRTIOFWD_CPU_MASK": "977"}, {}, "977"),
         ({"VIRTIOFWD_SOCKET_DIR": "/nowhere/at/all"}, {}, "socket directory /nowhere/at/all: there is no directory"),
         ({"VIRTIOFWD_SOCKET_DIR": "/proc"}, {}, "/proc"),
         ({}, {"VIO4WD_DPDK_LIBDIR": "/nowhere"}, "/nowhere"),
-        ({"VIRTIOFWD_ZMQ_STATS_EP": "tcp://127.0.0.1:5555"}, {}, "CURVE"),
     ],
 )
 def test_hosts_that_it_cannot_run_on(
@@ -154,6 +181,17 @@ def test_hosts_that_it_cannot_run_on(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    assert_refuses_to_run(Daemon(tmp_path, ready=False, **settings), message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"VIRTIOFWD_CPU_MASK": "977"}, "977"),
+        ({"VIRTIOFWD_ZMQ_STATS_EP": "tcp://127.0.0.1:5555"}, "CURVE"),
+    ],
+)
+def test_configurations_that_it_cannot_run_with(tmp_path: Path, settings: dict[str, str], message: str) -> None:
     daemon = Daemon(tmp_path, ready=False, **settings)
     assert daemon.child.process.wait(60) == 1
     assert message in daemon.child.log
@@ -161,16 +199,49 @@ def test_hosts_that_it_cannot_run_on(
     daemon.stop()
 
 
-def test_without_root_it_says_so(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:2]:
+@pytest.mark.usefixtures("runtime_directory")
+def test_dpdk_of_another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "libraries" / "librte_eal.so.22"
+    library.parent.mkdir()
+    library.touch()
+    monkeypatch.setenv("VIO4WD_DPDK_LIBDIR", str(library.parent))
+    daemon = Daemon(tmp_path, ready=False)
+    assert_refuses_to_run(daemon, f"DPDK of an unsupported release: {library}; supported: ")
+
+
+@pytest.mark.usefixtures("runtime_directory")
+def test_no_free_hugepages(tmp_path: Path) -> None:
+    """The daemon is shown a kernel's file that says so; other programs need their pages."""
+    count = tmp_path / "free_hugepages"
+    count.write_text("0\n")
+    shown = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+    prefix = ["unshare", "--mount", "sh", "-c", f'mount --bind "{count}" {shown} && exec "$@"', "sh"]
+    assert_refuses_to_run(Daemon(tmp_path, ready=False, prefix=prefix), "no free hugepages of 2048 kB: reserve some")
+
+
+def test_without_root_it_says_so(tmp_path: Path, runtime_directory: Path) -> None:
+    """Its own directories may be a user's; the one for private sockets is root's."""
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
         parent.chmod(0o755)
-    done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c",
-         "from vio4wd.daemon.host import PidFile; from pathlib import Path; PidFile(Path('/run/x/y.pid'))"],
-        capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert "Permission denied" in done.stderr
+    os.chown(tmp_path, 65534, 65534)
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    os.chown(sockets, 65534, 65534)
+    prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    daemon = Daemon(tmp_path, ready=False, prefix=prefix)
+    message = f"cannot run here as uid 65534: [Errno 13] Permission denied: '{runtime_directory}/"
+    assert_refuses_to_run(daemon, message)
+
+
+def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "small", tmp_path], check=True, timeout=10)
+    try:
+        (tmp_path / "filler").write_bytes(bytes(4096))
+        with pytest.raises(StartupError, match=f"PID file {tmp_path}/pid: No space left on device"):
+            PidFile(tmp_path / "pid")
+        assert [path.name for path in tmp_path.iterdir()] == ["filler"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True, timeout=10)
 
 
 def start_in_background(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:

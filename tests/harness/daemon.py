@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -16,16 +17,19 @@ SERVICES = ("config", "port_control", "stats")
 
 
 class Daemon:
-    """A running virtio-forwarder: worker on CPU 1 (CPU 0 where there is one only), master on CPU 0."""
+    """A running virtio-forwarder: worker on CPU 1 (CPU 0 where there is one only), master on CPU 0.
 
-    def __init__(self, directory: Path, *, ready: bool = True, **settings: str) -> None:
+    ``prefix`` is a command that runs it.
+    """
+
+    def __init__(self, directory: Path, *, ready: bool = True, prefix: Sequence[str] = (), **settings: str) -> None:
         self.directory = directory
         self.sockets = directory / "sockets"
         self.sockets.mkdir(exist_ok=True)
         self.config = directory / "virtioforwarder"
         self.config.write_text("".join(f"{key}={value}\n" for key, value in (self._defaults() | settings).items()))
         self.child = Child(
-            [sys.executable, ROOT / "scripts" / "virtio-forwarder", "--nodaemon", "--config", self.config],
+            [*prefix, sys.executable, ROOT / "scripts" / "virtio-forwarder", "--nodaemon", "--config", self.config],
             directory / "daemon.log",
         )
         if ready:

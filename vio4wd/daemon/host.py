@@ -43,8 +43,12 @@ class PidFile:
             other = os.pread(self._file, 32, 0).decode(errors="replace").strip()
             os.close(self._file)
             raise StartupError(f"another virtio-forwarder is running (PID file {path}, process {other})") from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            self.remove()
+            raise StartupError(f"PID file {path}: {error.strerror}") from error
 
     def remove(self) -> None:
         """Give up the lock and the file."""
