@@ -101,7 +101,7 @@ def test_conditional_additions_of_something_else(client: Client, short_dir: Path
     assert client.add_sock(path, "net_null0,size=64", conditional=True).error == (1, ADD)
     assert client.add(0, "net_null0,size=64", conditional=True).error == (8, "virtio_forwarder_add_vf2()")
     assert client.remove_sock(path, "net_null0,size=64") == OK
-    bond: dict[str, Any] = {"name": "net_bonding0", "conditional": True}
+    bond: dict[str, Any] = {"name": "net_bonding-Vif.1_a", "conditional": True}
     taken = (8, "virtio_forwarder_bond_add()")
     assert client.add(1, "net_null0,size=60", "net_null1", mode=0, **bond) == OK
     assert client.add(1, "net_null1", "net_null0", mode=0, **bond) == OK
@@ -110,7 +110,8 @@ def test_conditional_additions_of_something_else(client: Client, short_dir: Path
     assert client.add(1, "net_null0", "net_null1", "net_null2", mode=0, **bond).error == taken
     assert client.add(1, "net_null0,size=64", "net_null1", mode=0, **bond).error == taken
     assert client.add(1, "net_bonding0", conditional=True).error == (8, "virtio_forwarder_add_vf2()")
-    assert client.remove(1, name="net_bonding0") == OK
+    assert client.devices() == {1: "net_bonding-Vif.1_a"}
+    assert client.remove(1, name="net_bonding-Vif.1_a") == OK
 
 
 @pytest.mark.parametrize("name", ["with blanks and 'quotes\"", "größe-端口", "%u$(x);*", "-", "new\nline", "a" * 60])
