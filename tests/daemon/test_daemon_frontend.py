@@ -152,5 +152,24 @@ def test_malformed_messages_disturb_nobody(engine: Daemon, relay: int, chunk: in
     os.close(memory)
 
 
+def test_call_descriptors_hold_up_no_lcore(engine: Daemon, relay: int) -> None:
+    """A guest whose interrupts nobody takes goes on, and a pipe in place of an eventfd is refused."""
+    with FrontEnd(engine.socket(relay)) as vm:
+        for ring in vm.rings:
+            os.close(ring.call_fd)
+            ring.call_fd = os.eventfd(0, os.EFD_CLOEXEC)
+            os.eventfd_write(ring.call_fd, 2**64 - 2)
+        vm.handshake()
+        vm.post_rx()
+        ready(vm)
+        echo(vm, frames(300))
+        read_end, write_end = os.pipe()
+        vm.set_u64(Request.SET_VRING_CALL, 0, [write_end])
+        assert vm.wire.is_closed()
+        engine.child.wait_for_log("malformed SET_VRING_CALL: its file descriptor must be an eventfd", 5)
+        os.close(read_end)
+        os.close(write_end)
+
+
 def test_sockets_are_there_after_all_this(engine: Daemon) -> None:
     assert all(Path(engine.socket(number)).is_socket() for number in range(64))

@@ -71,6 +71,18 @@ CASES: dict[str, tuple[Send, str]] = {
         sends(Request.SET_VRING_KICK, U64.pack(0), 2),
         "SET_VRING_KICK: 2 file descriptors, must be 1",
     ),
+    "kick that is no eventfd": (
+        sends(Request.SET_VRING_KICK, U64.pack(0), 1),
+        "SET_VRING_KICK: its file descriptor must",
+    ),
+    "call that is no eventfd": (
+        sends(Request.SET_VRING_CALL, U64.pack(1), 1),
+        "SET_VRING_CALL: its file descriptor must",
+    ),
+    "error that is no eventfd": (
+        sends(Request.SET_VRING_ERR, U64.pack(0), 1),
+        "SET_VRING_ERR: its file descriptor must",
+    ),
     "call with no-fd flag and fd": (sends(Request.SET_VRING_CALL, U64.pack(256), 1), "1 file descriptors, must be 0"),
     "fd where none belongs": (sends(Request.GET_FEATURES, b"", 1), "GET_FEATURES: 1 file descriptors, must be 0"),
     "16 fds": (sends(Request.SET_FEATURES, U64.pack(0), 16), "SET_FEATURES: 16 file descriptors, must be 0"),

@@ -38,6 +38,7 @@ _REGION = struct.Struct("<QQQQ")
 _SINGLE_REGION = struct.Struct("<QQQQQ")
 _PAIR = struct.Struct("<QQ")
 _U64_END = 1 << 64
+_EVENTFD = "anon_inode:[eventfd]"
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,9 @@ def check(message: Message, max_rings: int) -> None:
         case Request.SET_LOG_BASE | Request.SET_INFLIGHT_FD:
             size, offset = _PAIR.unpack_from(message.payload)
             _check_inside(f"{message.name}: area", offset, size, message.fds[0])
+        case Request.SET_VRING_KICK | Request.SET_VRING_CALL | Request.SET_VRING_ERR:
+            for fd in message.fds:
+                _check_eventfd(message.name, fd)
         case Request.SET_VRING_NUM:
             _, size = ring_state(message)
             if not 1 <= size <= MAX_RING_SIZE:
@@ -251,6 +255,12 @@ def _check_inside(what: str, offset: int, size: int, fd: int) -> None:
         raise ProtocolError(
             f"{what}: bytes {offset:#x} to {offset + size:#x} are outside of its file of {status.st_size:#x} bytes"
         )
+
+
+def _check_eventfd(name: str, fd: int) -> None:
+    # Anything else (a pipe, a terminal) can hold up whoever writes to it, which is an lcore.
+    if str(Path(f"/proc/self/fd/{fd}").readlink()) != _EVENTFD:
+        raise ProtocolError(f"{name}: its file descriptor must be an eventfd")
 
 
 def _answers_at_once(fd: int) -> bool:

@@ -163,6 +163,7 @@ class Session:
                     self._pending = await self._next_request()
                     codec.check(self._pending, self._options.max_rings)
                     self._record.check(self._pending)
+                    _never_block(self._pending)
                 await self._carry(self._pending)
             except (BackLost, WorkerError) as error:
                 await self._recover(error)
@@ -379,13 +380,20 @@ async def _to_the_end(work: Coroutine[None, None, None]) -> None:
         raise cancelled
 
 
+def _never_block(message: Message) -> None:
+    """See to it that a call eventfd whose counter is full does not hold up the lcore that writes to it."""
+    if message.request == Request.SET_VRING_CALL:
+        for fd in message.fds:
+            os.set_blocking(fd, False)
+
+
 def _interrupt(call_fds: list[int]) -> None:
     """Interrupt the guest for what a dead worker used and did not tell; one interrupt too many is harmless.
 
-    Only real eventfds with room are written, so that a front end's odd descriptor cannot hold up this process.
+    Only eventfds with room are written: the front end may have made them blocking again.
     """
     for fd in call_fds:
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        if str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]" and poll.poll(0):
+        if poll.poll(0):
             os.eventfd_write(fd, 1)
