@@ -119,5 +119,15 @@ CASES: dict[str, tuple[Send, str]] = {
         sends(Request.REM_MEM_REG, bytes(8) + struct.pack("<QQQQ", 0, 2 * MIB, 0, 0)),
         "REM_MEM_REG: there is no region",
     ),
+    "inflight area that is not there": (
+        sends(Request.SET_INFLIGHT_FD, struct.pack("<QQHHI", 4096, 0, 64, 65535, 0), 1),
+        "SET_INFLIGHT_FD: it needs a protocol feature that was not offered",
+    ),
+    "inflight area of 4 GB": (
+        sends(Request.GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, 65535, 65535, 0)),
+        "GET_INFLIGHT_FD: it needs",
+    ),
+    "postcopy that was not offered": (sends(Request.POSTCOPY_ADVISE), "POSTCOPY_ADVISE: it needs"),
+    "inflight areas as a feature": (sends(Request.SET_PROTOCOL_FEATURES, U64.pack(1 << 12)), "were not offered"),
     "withheld protocol features": (sends(Request.SET_PROTOCOL_FEATURES, U64.pack(1 << 8)), "were not offered"),
 }

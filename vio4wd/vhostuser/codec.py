@@ -156,13 +156,16 @@ def check_header(request: int, flags: int, size: int) -> None:
     """Refuse a front end's header before its payload is read.
 
     Raises:
-        ProtocolError: wrong version, a reply, or a size that is not right for the request.
+        ProtocolError: wrong version, a reply, a request that nobody offered, or a size that is not right for it.
     """
     if flags & VERSION_MASK != VERSION:
         raise ProtocolError(f"{name_of(request)}: protocol version {flags & VERSION_MASK}, must be {VERSION}")
     if flags & FLAG_REPLY:
         raise ProtocolError(f"{name_of(request)}: the reply flag is set in a request")
-    kind = rule_of(request).payload
+    rule = rule_of(request)
+    if rule.withheld:
+        raise ProtocolError(f"{name_of(request)}: it needs a protocol feature that was not offered")
+    kind = rule.payload
     if not kind.least <= size <= kind.most:
         right = str(kind.least) if kind.least == kind.most else f"{kind.least} to {kind.most}"
         raise ProtocolError(f"{name_of(request)}: payload of {size} bytes, must be {right}")
@@ -188,7 +191,7 @@ def check(message: Message, max_rings: int) -> None:
                 _check_region(message.name, region, fd)
         case Request.ADD_MEM_REG:
             _check_region(message.name, regions_of(message)[0], message.fds[0])
-        case Request.SET_LOG_BASE | Request.SET_INFLIGHT_FD:
+        case Request.SET_LOG_BASE:
             size, offset = _PAIR.unpack_from(message.payload)
             _check_inside(f"{message.name}: area", offset, size, message.fds[0])
         case Request.SET_VRING_KICK | Request.SET_VRING_CALL | Request.SET_VRING_ERR:
