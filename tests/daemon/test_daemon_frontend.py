@@ -171,5 +171,24 @@ def test_call_descriptors_hold_up_no_lcore(engine: Daemon, relay: int) -> None:
         os.close(write_end)
 
 
+def test_truncated_memory_costs_only_its_owner(engine: Daemon, relay: int) -> None:
+    """A worker dies of it (SIGBUS); its successor is not given the session that would kill it again."""
+    victim = 61
+    engine.add(victim, f"net_ring{victim}")
+    deaths = engine.child.log.count("ended with status -7")
+    with FrontEnd(engine.socket(relay)) as other, FrontEnd(engine.socket(victim)) as vm:
+        for front in (other, vm):
+            front.handshake()
+            front.post_rx()
+            ready(front)
+        os.ftruncate(vm.memory.regions[0].fd, 0)
+        assert vm.wire.is_closed(30)
+        engine.child.wait_for_log("malformed SET_MEM_TABLE: region at guest address", 5)
+        ready(other)
+        echo(other, frames(64))
+        assert engine.child.log.count("ended with status -7") == deaths + 1
+    engine.remove(victim, f"net_ring{victim}")
+
+
 def test_sockets_are_there_after_all_this(engine: Daemon) -> None:
     assert all(Path(engine.socket(number)).is_socket() for number in range(64))

@@ -102,10 +102,7 @@ class ProtocolFeature(enum.IntFlag):
 
 
 WITHHELD_PROTOCOL_FEATURES = (
-    ProtocolFeature.PAGEFAULT
-    | ProtocolFeature.INFLIGHT_SHMFD
-    | ProtocolFeature.XEN_MMAP
-    | ProtocolFeature.DEVICE_STATE
+    ProtocolFeature.PAGEFAULT | ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.XEN_MMAP | ProtocolFeature.DEVICE_STATE
 )
 """Never offered to a front end: sessions with these could not be replayed, or would change the shape of messages.
 
