@@ -99,6 +99,17 @@ def test_every_request_has_a_rule() -> None:
         assert rule.fds is not None or rule.payload in (Payload.RING_FD, Payload.MEMORY_TABLE)
 
 
+@pytest.mark.parametrize("request_", [Request.SET_VRING_CALL, Request.SET_VRING_KICK, Request.SET_VRING_ERR])
+def test_rings_are_told_by_eventfds_only(request_: Request) -> None:
+    eventfd, (read_end, write_end) = os.eventfd(0), os.pipe()
+    codec.check(codec.u64_message(request_, 3, [eventfd]), MAX_RINGS)
+    codec.check(codec.u64_message(request_, 3 | 1 << 8), MAX_RINGS)
+    for fd in (read_end, write_end):
+        with pytest.raises(ProtocolError, match=f"^{request_.name}: .* must be an eventfd$"):
+            codec.check(codec.u64_message(request_, 3, [fd]), MAX_RINGS)
+    codec.close_fds([eventfd, read_end, write_end])
+
+
 def packed_record(bits: list[tuple[int, int]], ids: list[int] | None = None) -> SessionRecord:
     """A record with a packed ring 0 whose descriptors have these avail and used bits."""
     size = len(bits)

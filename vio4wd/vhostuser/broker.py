@@ -52,6 +52,7 @@ class Broker:
         self._on_change = on_change or (lambda relay: None)
         self._ports: dict[int, _Port] = {}
         self._numbers = itertools.count()
+        self._trial = asyncio.Lock()
         if len(bytes(private_dir)) > MAX_PATH_BYTES - len("/63-4294967295.sock"):
             raise EndpointError(f"directory {private_dir}: its path is too long for sockets in it")
         try:
@@ -111,14 +112,23 @@ class Broker:
     async def replay(self, relay: int) -> None:
         """A worker for the relay is ready: attach the front end's session to it as it was, where there is a front end.
 
-        A session that cannot go on (a ring's position is unknown, features are missing) is cut off and logged.
+        A session that cannot go on (a ring's position is unknown, features are missing) is cut off and logged. Sessions
+        that two workers died of, as it seems, come one at a time and after all others have settled, so that the next
+        death tells which of them it was.
 
         Raises:
             WorkerError: this worker failed as well; call again with the next.
         """
         session = self._session(relay)
-        if session is not None:
+        if session is None:
+            return
+        if not session.doubtful:
             await session.replay()
+            return
+        async with self._trial:
+            if session.orphaned:
+                await asyncio.sleep(self._options.settling_time)
+                await session.replay()
 
     def session(self, relay: int) -> SessionView | None:
         """The relay's session as it is now, None without a front end."""
