@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from vio4wd.relay.lcores import Lcores
 from vio4wd.relay.loop import compile_loop
 from vio4wd.relay.messages import Command, Event, Reply, attachment_from_json
 from vio4wd.relay.ports import PortError, Ports, longest_frame
+from vio4wd.relay.work_thread import WorkThread
 from vio4wd.relay.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ class Worker:
             table, self._lcores, DirectRings(options.ring_engine), longest=longest_frame(options.mtu)
         )
         self._ports = Ports(self._lanes, mtu=options.mtu, in_use=self._has_guest)
-        self._port_thread = ThreadPoolExecutor(1, "ports")
-        self._guest_thread = ThreadPoolExecutor(1, "guests")
+        self._port_thread = WorkThread("ports")
+        self._guest_thread = WorkThread("guests")
         self._guests = Guests(
             self._lanes, self._ports.mempool, self._guest_changed, self._guest_later, options.disabled_features
         )
@@ -88,7 +88,7 @@ class Worker:
         """Begin a command; answers False when the worker is to end."""
         if command.op == "stop":
             return False
-        operations: dict[str, tuple[Callable[..., dict[str, Any] | None], ThreadPoolExecutor]] = {
+        operations: dict[str, tuple[Callable[..., dict[str, Any] | None], WorkThread]] = {
             "add_port": (self._add_port, self._port_thread),
             "remove_port": (self._remove_port, self._port_thread),
             "attach": (self._attach, self._guest_thread),
