@@ -44,6 +44,7 @@ def measure(device: str) -> tuple[list[float], list[float]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         daemon = Daemon(Path(name))
         try:
+            daemon.settled_workers()  # half of the VFs go to a second worker process
             client = Client(daemon)
             added = [timed(lambda r=r: client.add(r, device.format(r))) for r in range(RELAYS)]
             removed = [timed(lambda r=r: client.remove(r, device.format(r))) for r in range(RELAYS)]

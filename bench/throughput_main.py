@@ -86,7 +86,7 @@ def testpmd_peer(devargs: str, directory: Path) -> Iterator[Path]:
         peer.stop()
 
 
-def measure(contestant: str, frame: str, seconds: float) -> Figure:
+def measure(contestant: str, frame: str, seconds: float, rings: str = "") -> Figure:
     """Run one contestant."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
@@ -95,7 +95,7 @@ def measure(contestant: str, frame: str, seconds: float) -> Figure:
             testpmd_peer(devargs, directory) if contestant == "testpmd" else relay(contestant, devargs, directory)
         )
         with forwarder as sock:
-            front = Testpmd(sock, directory, cpu=FRONT_CPU)
+            front = Testpmd(sock, directory, cpu=FRONT_CPU, options=rings)
             try:
                 front.command("start", "io packet forwarding")
                 time.sleep(1)
@@ -119,15 +119,16 @@ def ratio(figures: list[Figure], ours: str, peer: str, frame: str) -> float:
 @click.option("--seconds", default=4.0, show_default=True, help="Measured time of each run.")
 @click.option("--frames", default="64,256,1518,imix", show_default=True, help="Frame sizes in bytes, FCS included.")
 @click.option("--contestants", default="direct,library,testpmd", show_default=True, help="The first is compared.")
+@click.option("--rings", default="", help="Options of the front end (virtio-user), such as packed_vq=1.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
-def command(pairs: int, seconds: float, frames: str, contestants: str, json_path: Path | None) -> None:
+def command(pairs: int, seconds: float, frames: str, contestants: str, rings: str, json_path: Path | None) -> None:
     """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size."""
     names, sizes = contestants.split(","), frames.split(",")
     figures: list[Figure] = []
     click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>21}" for name in names) + "   (Mpps to VM / to VF)")
     for frame in sizes:
         for pair in range(pairs):
-            row = [measure(name, frame, seconds) for name in names]
+            row = [measure(name, frame, seconds, rings) for name in names]
             figures += row
             cells = "  ".join(f"{f.to_vm_pps / 1e6:>9.2f} / {f.to_vf_pps / 1e6:>9.2f}" for f in row)
             click.echo(f"{frame:>6} {pair + 1:>4}  {cells}")

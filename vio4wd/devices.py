@@ -13,6 +13,7 @@ BOND_PREFIX = "net_bonding"
 
 _PCI = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})\.([0-7])\Z")
 _VDEV = re.compile(r"[a-z][a-z0-9_]*[a-z0-9_]\Z")
+_BOND = re.compile(BOND_PREFIX + r"[A-Za-z0-9_.-]*\Z")
 
 
 class DeviceNameError(ForwarderError):
@@ -117,8 +118,9 @@ class Bond:
     mode: BondMode = BondMode.ACTIVE_BACKUP
 
     def __post_init__(self) -> None:
-        if not self.name.startswith(BOND_PREFIX) or not _VDEV.match(self.name):
-            raise DeviceNameError(f"bond name {self.name!r}: must start with {BOND_PREFIX}, as in {BOND_PREFIX}0")
+        if not _BOND.match(self.name):
+            allowed = f"must be {BOND_PREFIX} and then letters, digits, '_', '.' or '-', as in {BOND_PREFIX}0"
+            raise DeviceNameError(f"bond name {self.name!r}: {allowed}")
         if not 2 <= len(self.members) <= MAX_BOND_MEMBERS:
             count = len(self.members)
             raise DeviceNameError(f"bond {self.name}: has {count} members, must have 2 to {MAX_BOND_MEMBERS}")

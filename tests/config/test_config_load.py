@@ -178,7 +178,7 @@ def test_static_vfs_of_all_kinds(host: Host) -> None:
 VIRTIOFWD_STATIC_VFS=(0000:05:08.1=1
     net_null0,size=60,copy=0=63  # devargs
     net_bonding0,mode=4,member=0000:05:08.2,member=05:08.3=0
-    'net_bonding1,member=[net_af_packet0,iface=veth0],member=[0000:05:08.4,representor=[0-3]],member=net_tap0=2'
+    'net_bonding-B.1,member=[net_af_packet0,iface=veth0],member=[0000:05:08.4,representor=[0-3]],member=net_tap0=2'
 )
 """
     assert loads(text, "f", host=host).static_vfs == (
@@ -188,7 +188,7 @@ VIRTIOFWD_STATIC_VFS=(0000:05:08.1=1
         StaticVf(
             2,
             Bond(
-                "net_bonding1",
+                "net_bonding-B.1",
                 (
                     Device("net_af_packet0", "iface=veth0"),
                     Device("0000:05:08.4", "representor=[0-3]"),
@@ -366,7 +366,7 @@ DEVICES = st.builds(
 )
 BONDS = st.builds(
     Bond,
-    st.from_regex(r"\Anet_bonding[0-9]{1,2}\Z"),
+    st.from_regex(r"\Anet_bonding[0-9A-Za-z_.-]{0,4}\Z"),
     st.lists(DEVICES, min_size=2, max_size=8, unique_by=lambda device: device.name).map(tuple),
     st.sampled_from(BondMode),
 )

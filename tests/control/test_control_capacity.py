@@ -24,6 +24,7 @@ PORTS = 32
 
 def test_64_vfs(start_daemon: Callable[..., Daemon], client_of: Callable[..., Client]) -> None:
     daemon = start_daemon()
+    daemon.settled_workers()
     client = client_of(daemon)
     for _ in range(2):
         begun = time.monotonic()
@@ -42,7 +43,9 @@ def test_64_vfs(start_daemon: Callable[..., Daemon], client_of: Callable[..., Cl
 def test_a_bond_that_does_not_fit_goes_to_the_next_process(
     start_daemon: Callable[..., Daemon], client_of: Callable[..., Client]
 ) -> None:
-    client = client_of(start_daemon())
+    daemon = start_daemon()
+    daemon.settled_workers()
+    client = client_of(daemon)
     for relay in range(PORTS - 2):
         assert client.add(relay, f"net_null{relay}") == OK
     assert client.add(40, "net_null40", "net_null41", name="net_bonding0") == OK  # 3 ports, 2 are left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from control.control_client import OK, Client
 from frontend import FrontEnd
 from frontend.wire import listen
 from harness.daemon import Daemon
-from harness.process import wait_for
+from harness.process import Child, wait_for
 from harness.testpmd import Testpmd
 from vio4wd.vhostuser.requests import Request
 
@@ -70,6 +71,33 @@ def test_the_same_is_offered_after_every_restart(
     offers.append(serve_once(path)[0])
     assert offers == offers[:1] * 5
     assert offers[0].features and offers[0].protocol_features and offers[0].queues
+
+
+LISTEN_AS = """
+import os, socket, sys
+uid, path = int(sys.argv[1]), sys.argv[2]
+os.setgroups([]), os.setgid(uid), os.setuid(uid)
+listener = socket.socket(socket.AF_UNIX)
+listener.settimeout(10)
+listener.bind(path)
+listener.listen()
+listener.accept()
+print("the daemon has connected")
+"""
+
+
+def test_a_server_of_another_user_in_the_directory_that_the_daemon_makes(
+    start_daemon: Callable[..., Daemon], tmp_path: Path, short_dir: Path
+) -> None:
+    short_dir.chmod(0o755)
+    owner = {"VIRTIOFWD_SOCKET_OWNER": "65534", "VIRTIOFWD_SOCKET_GROUP": "65534"}
+    start_daemon(**CLIENT, **owner, VIRTIOFWD_SOCKET_DIR=f"{short_dir}/made")
+    path = short_dir / "made" / "virtio-forwarder0.sock"
+    server = Child([sys.executable, "-c", LISTEN_AS, "65534", path], tmp_path / "server.log")
+    try:
+        server.wait_for_log("the daemon has connected")
+    finally:
+        server.stop()
 
 
 def test_a_server_that_refuses_and_files_that_are_no_sockets(start_daemon: Callable[..., Daemon]) -> None:

@@ -200,6 +200,25 @@ def test_requests_while_no_worker_runs(
         assert len(second.receive(5).data) == 60
 
 
+def test_a_system_without_descriptors_for_a_new_worker(
+    start_daemon: Callable[..., Daemon], client_of: Callable[..., Client]
+) -> None:
+    """It is tried again until there are some, and so is the spare one."""
+    daemon = start_daemon()
+    client = client_of(daemon)
+    assert client.add(1, "net_null1") == OK
+    workers = daemon.settled_workers()
+    supervisor = psutil.Process(daemon.child.pid)
+    limits = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, (1, limits[1]))
+    kill_all(workers)
+    wait_for(lambda: daemon.child.log.count("cannot be started again") >= 2, 10, "two attempts")
+    assert "Too many open files" in daemon.child.log
+    supervisor.rlimit(psutil.RLIMIT_NOFILE, limits)
+    wait_for(lambda: client.relay(1).vf_to_vm.internal_state == "DPDK_ADDED", 20, "the VF")
+    assert daemon.settled_workers() != workers
+
+
 def test_pins_over_all_relays_while_a_worker_dies(
     start_daemon: Callable[..., Daemon], client_of: Callable[..., Client], tmp_path: Path
 ) -> None:
@@ -249,7 +268,7 @@ def test_a_worker_that_hangs(
         slowest = max(slowest, time.monotonic() - begun)
         request.join(0.1)
     assert slowest < 1
-    assert not worker.is_running()
+    wait_for(lambda: not worker.is_running(), 5, "the end of the worker")
     assert answers[0] == OK or answers[0].error == (2, "virtio_forwarder_add_vf2()")
     assert 2 not in client.devices() or answers[0].ok
     wait_for(lambda: client.relay(1).vm_to_vf.pkts_tx_to_vf > packets + 10_000, 10, "packets")

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,28 @@ def test_conditional_requests(client: Client, short_dir: Path) -> None:
     assert client.remove_sock(path) == OK
     assert client.remove_sock(path, conditional=True) == OK
     assert client.remove_sock(path).error == (1, REMOVE)
+
+
+def test_conditional_additions_of_something_else(client: Client, short_dir: Path) -> None:
+    """The name is not all: other arguments, another mode and other members are told, as is a relay that is taken."""
+    path = short_dir / "a"
+    assert client.add_sock(path, "net_null0,size=60") == OK
+    assert client.add_sock(path, "net_null0", conditional=True) == OK
+    assert client.add_sock(path, "net_null0,size=60", conditional=True) == OK
+    assert client.add_sock(path, "net_null0,size=64", conditional=True).error == (1, ADD)
+    assert client.add(0, "net_null0,size=64", conditional=True).error == (8, "virtio_forwarder_add_vf2()")
+    assert client.remove_sock(path, "net_null0,size=64") == OK
+    bond: dict[str, Any] = {"name": "net_bonding-Vif.1_a", "conditional": True}
+    taken = (8, "virtio_forwarder_bond_add()")
+    assert client.add(1, "net_null0,size=60", "net_null1", mode=0, **bond) == OK
+    assert client.add(1, "net_null1", "net_null0", mode=0, **bond) == OK
+    assert client.add(1, "net_null0", "net_null1", mode=1, **bond).error == taken
+    assert client.add(1, "net_null0", "net_null2", mode=0, **bond).error == taken
+    assert client.add(1, "net_null0", "net_null1", "net_null2", mode=0, **bond).error == taken
+    assert client.add(1, "net_null0,size=64", "net_null1", mode=0, **bond).error == taken
+    assert client.add(1, "net_bonding0", conditional=True).error == (8, "virtio_forwarder_add_vf2()")
+    assert client.devices() == {1: "net_bonding-Vif.1_a"}
+    assert client.remove(1, name="net_bonding-Vif.1_a") == OK
 
 
 @pytest.mark.parametrize("name", ["with blanks and 'quotes\"", "größe-端口", "%u$(x);*", "-", "new\nline", "a" * 60])
@@ -223,7 +246,8 @@ def test_adding_and_removing_one_pair_at_once_leaves_all_or_nothing(
         assert client.remove_sock(path, conditional=True) == OK
 
 
-def test_all_relays_in_use(client: Client, short_dir: Path) -> None:
+def test_all_relays_in_use(daemon: Daemon, client: Client, short_dir: Path) -> None:
+    daemon.settled_workers()
     for number in range(64):
         assert client.add_sock(short_dir / f"s{number}", f"net_null{number}") == OK
     assert client.add_sock(short_dir / "one too many", "net_null64").error == (2, ADD)

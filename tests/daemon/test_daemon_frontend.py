@@ -152,5 +152,43 @@ def test_malformed_messages_disturb_nobody(engine: Daemon, relay: int, chunk: in
     os.close(memory)
 
 
+def test_call_descriptors_hold_up_no_lcore(engine: Daemon, relay: int) -> None:
+    """A guest whose interrupts nobody takes goes on, and a pipe in place of an eventfd is refused."""
+    with FrontEnd(engine.socket(relay)) as vm:
+        for ring in vm.rings:
+            os.close(ring.call_fd)
+            ring.call_fd = os.eventfd(0, os.EFD_CLOEXEC)
+            os.eventfd_write(ring.call_fd, 2**64 - 2)
+        vm.handshake()
+        vm.post_rx()
+        ready(vm)
+        echo(vm, frames(300))
+        read_end, write_end = os.pipe()
+        vm.set_u64(Request.SET_VRING_CALL, 0, [write_end])
+        assert vm.wire.is_closed()
+        engine.child.wait_for_log("malformed SET_VRING_CALL: its file descriptor must be an eventfd", 5)
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_truncated_memory_costs_only_its_owner(engine: Daemon, relay: int) -> None:
+    """A worker dies of it (SIGBUS); its successor is not given the session that would kill it again."""
+    victim = 61
+    engine.add(victim, f"net_ring{victim}")
+    deaths = engine.child.log.count("ended with status -7")
+    with FrontEnd(engine.socket(relay)) as other, FrontEnd(engine.socket(victim)) as vm:
+        for front in (other, vm):
+            front.handshake()
+            front.post_rx()
+            ready(front)
+        os.ftruncate(vm.memory.regions[0].fd, 0)
+        assert vm.wire.is_closed(30)
+        engine.child.wait_for_log("malformed SET_MEM_TABLE: region at guest address", 5)
+        ready(other)
+        echo(other, frames(64))
+        assert engine.child.log.count("ended with status -7") == deaths + 1
+    engine.remove(victim, f"net_ring{victim}")
+
+
 def test_sockets_are_there_after_all_this(engine: Daemon) -> None:
     assert all(Path(engine.socket(number)).is_socket() for number in range(64))

@@ -48,12 +48,15 @@ def test_sockets_of_all_relays_are_there(shared_daemon: Daemon) -> None:
     assert len(list(shared_daemon.sockets.iterdir())) == 64
 
 
-def test_a_killed_worker_s_guest_goes_on(daemon: Daemon, guest: Callable[..., Testpmd]) -> None:
+@pytest.mark.parametrize(("rings", "deaths"), [("", 3), ("packed_vq=1,in_order=0", 6)], ids=["split", "packed"])
+def test_a_killed_worker_s_guest_goes_on(
+    daemon: Daemon, guest: Callable[..., Testpmd], rings: str, deaths: int
+) -> None:
     daemon.add(7, "net_null0,size=60,copy=0")
-    testpmd = guest(daemon.socket(7))
+    testpmd = guest(daemon.socket(7), options=rings)
     testpmd.command("start", "io packet forwarding")
     daemon.wait_active(7)
-    for round_ in range(3):
+    for round_ in range(deaths):
         daemon.settled_workers()
         before = packets_to_vf(daemon, 7)
         worker = daemon.workers()[0]

@@ -176,10 +176,9 @@ def _reset(state: Any, ring: Any, lane: Any) -> None:
     ring.event_index = _below(state, 2)
     ring.guest_offloads = _below(state, 2)
     ring.header_bytes = 12 if ring.mergeable or _below(state, 2) else 10
-    position = _below(state, SIZE) | 0x8000 if ring.packed else _random(state) & 0xFFFF
+    position = _below(state, SIZE) | _below(state, 2) << 15 if ring.packed else _random(state) & 0xFFFF
     ring.position = position
     ring.published = position
-    ring.first_slot = 0
 
 
 @numba.njit(types.UniTuple(intp, 3)(intp, intp, intp, intp, intp, intp, u64[:]), error_model="numpy", nogil=True)

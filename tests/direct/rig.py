@@ -44,6 +44,8 @@ intp = types.intp
 _PROT_NONE = 0
 PAGE = mmap.PAGESIZE
 DATA_ROOM = 2048
+LONGEST = 65550
+"""Bytes of the longest frame that the VF takes."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -237,6 +239,7 @@ class Rig:
             "burst_function": (receive if direction == 0 else send).address,
             "burst_queue": self.queue.ctypes.data,
             "mempool": self.pool.address,
+            "longest": LONGEST,
         }
         for name, value in values.items():
             self.lane[name] = value
@@ -244,7 +247,9 @@ class Rig:
     def load(self, position: int) -> None:
         """Load the ring into the engine."""
         vring = VringInfo(self.desc, self.avail, self.used, self.size, self.call_fd, -1, 0)
-        assert load_ring(self.lane["view"][0], vring, self.regions, self.features, (position, position)) is None
+        assert (
+            load_ring(self.lane["view"][0], vring, self.regions, self.features, (position, position), LONGEST) is None
+        )
 
     @property
     def view(self) -> Any:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import random
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from frontend import FrontEnd, GuestMemory, SplitRing
 from frontend.split import Buffer
@@ -229,6 +232,41 @@ def test_outcomes_of_an_engine(engine: str, tmp_path: Path, outcomes: dict[tuple
     if engine == "direct":
         for case in CASES:
             assert outcomes[case.name, "direct"] == outcomes[case.name, "library"], case.name
+
+
+def build_case(features: frozenset[int], legacy: bool, start: int, regions: int, simple: bool) -> Case:
+    base = PROTOCOL | ANY_LAYOUT if legacy else MODERN
+    if legacy or not simple:
+        features -= {IN_ORDER}
+    return Case("random", base | sum(features), start, regions, simple)
+
+
+CASE = st.builds(
+    build_case,
+    st.frozensets(st.sampled_from([MERGEABLE, INDIRECT, EVENT_INDEX, IN_ORDER])),
+    legacy=st.booleans(),
+    start=st.sampled_from([0, 1, 250, 0x7FFF, 0xFFE0, 0xFFFF]),
+    regions=st.integers(1, 4),
+    simple=st.booleans(),
+)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Daemon]]:
+    """A daemon for each engine."""
+    engines = ("library", "direct")
+    daemons = [Daemon(tmp_path_factory.mktemp(engine), VIRTIOFWD_RING_ENGINE=engine) for engine in engines]
+    yield daemons[0], daemons[1]
+    for daemon in daemons:
+        daemon.stop()
+        assert "Traceback" not in daemon.child.log
+
+
+@given(case=CASE, seed=st.integers(0, 1 << 32))
+@settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.generate])
+def test_random_rings(both: tuple[Daemon, Daemon], case: Case, seed: int) -> None:
+    library, direct = (play(daemon, case, daemon.directory, seed) for daemon in both)
+    assert direct == library
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from drivers import WRAP, PackedDriver, Piece
 from rig import Rig
+from stand_ins import LIBRARY
 
-VERSION_1, MERGEABLE, EVENT_INDEX, PACKED = 1 << 32, 1 << 15, 1 << 29, 1 << 34
+VERSION_1, MERGEABLE, EVENT_INDEX, PACKED, CSUM = 1 << 32, 1 << 15, 1 << 29, 1 << 34, 1 << 0
 TO_VM, TO_VF = 0, 1
 MakeRig = Callable[..., Rig]
 
@@ -114,6 +115,38 @@ def test_a_packet_waits_for_enough_buffers(rig: MakeRig) -> None:
     post(rig_, driver, 100)
     rig_.step()
     assert [length for _, length in driver.used()] == [100, 62]
+
+
+def test_where_it_is_can_be_told_at_any_moment(rig: MakeRig) -> None:
+    """Used descriptors appear in order; several buffers of one packet all at once, and then nothing is claimed."""
+    rig_ = rig(TO_VM, features=VERSION_1 | PACKED | MERGEABLE, size=64, position=WRAP | 62)
+    driver = PackedDriver(rig_, WRAP | 62)
+    for _ in range(6):
+        post(rig_, driver, 100)
+    rig_.offer(rig_.pool.packet([frame(60)]), rig_.pool.packet([frame(250)]), rig_.pool.packet([frame(61)]))
+    while rig_.step():
+        pass
+    assert [length for _, length in driver.used()] == [72, 100, 100, 62, 73]
+    assert rig_.view["position"] == rig_.view["saved"] == rig_.view["saving"] == 3
+
+
+def test_the_library_hears_of_every_hand_over(rig: MakeRig) -> None:
+    """It counts what it has told the guest modulo the ring's size: after our buffers it has to look at the ring."""
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED | CSUM, size=64, position=WRAP | 62)
+    driver = PackedDriver(rig_, WRAP | 62)
+    handed = rig_.allocate(100)
+    rig_.write(handed, b"\x01" + bytes(11) + frame(88))
+    for expected in (1, 2):
+        send(rig_, driver, frame(60))
+        driver.add([Piece(handed, 100)])
+        rig_.step()
+        assert rig_.sent() == [frame(60)]
+        assert LIBRARY[4] == expected
+        assert LIBRARY[0] == rig_.view["position"] == (WRAP | 63 if expected == 1 else 1)
+        rig_.load(0)
+        driver.slot, driver.wrap = 0, False
+    rig_.step()
+    assert LIBRARY[4] == 2, "nothing of ours in between"
 
 
 def test_notifications(rig: MakeRig) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import random
+import struct
 from collections.abc import Callable
 
 import pytest
-from drivers import Piece, SplitDriver
+from drivers import INDIRECT, NEXT, Piece, SplitDriver
 from rig import DATA_ROOM, LIBRARY, Rig
 
 from vio4wd.relay import mbuf
@@ -232,6 +234,55 @@ def test_several_regions(rig: MakeRig) -> None:
     assert int(rig_.view["regions"]) == 4
 
 
+@pytest.mark.parametrize("entries", [1, 2, 3])
+def test_a_table_across_regions(rig: MakeRig, entries: int) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1, region_sizes=(1 << 16, 4096))
+    driver = SplitDriver(rig_)
+    table, guest = Rig.GUEST_BASE + (1 << 16) - 24, rig_.allocate(100)
+    rig_.write(guest, bytes(12) + frame(88))
+    cuts = [100 * i // entries for i in range(entries + 1)]
+    for i, (begin, end) in enumerate(itertools.pairwise(cuts)):
+        following = (NEXT, i + 1) if i + 1 < entries else (0, 0)
+        rig_.write(table + 16 * i, struct.pack("<QIHH", guest + begin, end - begin, *following))
+    driver.descriptor(rig_.desc, 0, table, 16 * entries, INDIRECT, 0)
+    driver.make_available(0)
+    rig_.step()
+    assert rig_.sent() == [frame(88)]
+    assert list(LIBRARY) == [0] * 8
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_frames_longer_than_the_vf_takes_are_dropped(rig: MakeRig, parts: int) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1)
+    rig_.view["longest"] = 1522
+    driver = SplitDriver(rig_)
+    for i in range(60):
+        send(rig_, driver, frame(1523 + i), [12] if parts == 2 else None)
+        send(rig_, driver, frame(1522, i), [12] if parts == 2 else None)
+    while rig_.step():
+        pass
+    assert rig_.sent() == [frame(1522, i) for i in range(60)]
+    assert len(driver.used()) == 120
+    assert (rig_.counter("received_pkts"), rig_.counter("too_long_pkts")) == (120, 60)
+    assert rig_.counter("too_long_bytes") == sum(1523 + i for i in range(60))
+    assert rig_.counter("received_bytes") == rig_.counter("sent_bytes") + rig_.counter("too_long_bytes")
+
+
+def test_nothing_but_frames_that_are_too_long(rig: MakeRig) -> None:
+    """A poll takes a burst of them at the most."""
+    rig_ = rig(TO_VF, features=VERSION_1)
+    rig_.view["longest"] = 100
+    driver = SplitDriver(rig_)
+    for _ in range(40):
+        send(rig_, driver, frame(101))
+    rig_.step()
+    assert rig_.counter("too_long_pkts") == 32
+    rig_.step()
+    assert rig_.counter("too_long_pkts") == 40
+    assert len(driver.used()) == 40
+    assert rig_.calls() == 2
+
+
 def test_one_region_at_the_very_end(rig: MakeRig) -> None:
     rig_ = rig(TO_VF, features=VERSION_1, region_sizes=(1 << 16,))
     driver = SplitDriver(rig_)
@@ -335,6 +386,69 @@ def test_packets_with_transmit_work_go_to_the_library(rig: MakeRig) -> None:
     assert [length for _, length in driver.used()] == [73]
 
 
+def test_transmit_work_that_never_fits_is_dropped(rig: MakeRig) -> None:
+    rig_ = rig(TO_VM, features=VERSION_1)
+    driver = SplitDriver(rig_)
+    post(rig_, driver, 100)
+    rig_.offer(rig_.pool.packet([frame(200)], ol_flags=1 << 52), rig_.pool.packet([frame(60)]))
+    while rig_.step():
+        pass
+    assert rig_.counter("queue_full_pkts") == 1
+    assert [length for _, length in driver.used()] == [72]
+    assert LIBRARY[2] == 0
+
+
+def test_the_library_goes_on_from_here_and_we_from_there(rig: MakeRig) -> None:
+    rig_ = rig(TO_VF, features=VERSION_1 | CSUM, position=0xFFFE)
+    driver = SplitDriver(rig_, 0xFFFE)
+    send(rig_, driver, frame(60))
+    guest = rig_.allocate(100)
+    rig_.write(guest, b"\x01" + bytes(11) + frame(88))
+    for _ in range(3):
+        driver.add([Piece(guest, 100)])
+    send(rig_, driver, frame(61))
+    LIBRARY[5] = 3
+    rig_.step()
+    assert (LIBRARY[0], rig_.view["position"]) == (0x10002, 2), "from 0xffff on it used three buffers"
+    assert rig_.sent() == [frame(60)]
+    rig_.pool.put(rig_.used + 2, "u2", 2)
+    rig_.step()
+    assert rig_.sent() == [frame(61)]
+
+
+@pytest.mark.parametrize(("sleep_us", "polls"), [(0, 8192), (1000, 9), (10000, 1)])
+def test_the_library_gets_its_turn(rig: MakeRig, sleep_us: int, polls: int) -> None:
+    """It may have a packet of its own to send, also where the lcore sleeps between polls."""
+    rig_ = rig(TO_VF, features=VERSION_1)
+    rig_.core["sleep_us"] = sleep_us
+    for _ in range(polls - 1):
+        rig_.step()
+    assert LIBRARY[3] == 0
+    rig_.step()
+    assert LIBRARY[3] == 1
+
+
+@pytest.mark.parametrize(("count", "calls"), [(1, 0), ((1 << 14) - 1, 0), (1 << 14, 1)])
+def test_the_library_is_told_of_notifications_in_time(rig: MakeRig, count: int, calls: int) -> None:
+    """It counts what it has told the guest modulo 2**16, so it may not sleep through much of that."""
+    rig_ = rig(TO_VF, features=VERSION_1 | CSUM)
+    driver = SplitDriver(rig_)
+    guest = rig_.allocate(100)
+    rig_.write(guest, bytes(12) + frame(60))
+    while count:
+        burst = min(32, count)
+        for _ in range(burst):
+            driver.add([Piece(guest, 72)])
+        rig_.step()
+        rig_.sent()
+        driver.used()
+        count -= burst
+    rig_.write(guest, b"\x01")
+    driver.add([Piece(guest, 100)])
+    rig_.step()
+    assert (LIBRARY[1], LIBRARY[4]) == (1, calls)
+
+
 def test_shared_and_foreign_buffers_are_freed_by_dpdk(rig: MakeRig) -> None:
     rig_ = rig(TO_VM, features=VERSION_1)
     driver = SplitDriver(rig_)
@@ -358,9 +472,10 @@ def test_without_buffers_the_guest_waits(rig: MakeRig) -> None:
     driver = SplitDriver(rig_)
     for i in range(12):
         send(rig_, driver, frame(60, i))
-    rig_.step()
-    rig_.step()
+    for _ in range(4):
+        rig_.step()
     assert rig_.lane["mode"] == LaneMode.FORWARD
+    assert rig_.counter("received_bytes") == rig_.counter("sent_bytes") == 8 * 60
     assert rig_.sent() == [frame(60, i) for i in range(8)]
     rig_.step()
     assert rig_.sent() == [frame(60, i) for i in range(8, 12)]

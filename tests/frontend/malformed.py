@@ -71,6 +71,18 @@ CASES: dict[str, tuple[Send, str]] = {
         sends(Request.SET_VRING_KICK, U64.pack(0), 2),
         "SET_VRING_KICK: 2 file descriptors, must be 1",
     ),
+    "kick that is no eventfd": (
+        sends(Request.SET_VRING_KICK, U64.pack(0), 1),
+        "SET_VRING_KICK: its file descriptor must",
+    ),
+    "call that is no eventfd": (
+        sends(Request.SET_VRING_CALL, U64.pack(1), 1),
+        "SET_VRING_CALL: its file descriptor must",
+    ),
+    "error that is no eventfd": (
+        sends(Request.SET_VRING_ERR, U64.pack(0), 1),
+        "SET_VRING_ERR: its file descriptor must",
+    ),
     "call with no-fd flag and fd": (sends(Request.SET_VRING_CALL, U64.pack(256), 1), "1 file descriptors, must be 0"),
     "fd where none belongs": (sends(Request.GET_FEATURES, b"", 1), "GET_FEATURES: 1 file descriptors, must be 0"),
     "16 fds": (sends(Request.SET_FEATURES, U64.pack(0), 16), "SET_FEATURES: 16 file descriptors, must be 0"),
@@ -107,5 +119,15 @@ CASES: dict[str, tuple[Send, str]] = {
         sends(Request.REM_MEM_REG, bytes(8) + struct.pack("<QQQQ", 0, 2 * MIB, 0, 0)),
         "REM_MEM_REG: there is no region",
     ),
+    "inflight area that is not there": (
+        sends(Request.SET_INFLIGHT_FD, struct.pack("<QQHHI", 4096, 0, 64, 65535, 0), 1),
+        "SET_INFLIGHT_FD: it needs a protocol feature that was not offered",
+    ),
+    "inflight area of 4 GB": (
+        sends(Request.GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, 65535, 65535, 0)),
+        "GET_INFLIGHT_FD: it needs",
+    ),
+    "postcopy that was not offered": (sends(Request.POSTCOPY_ADVISE), "POSTCOPY_ADVISE: it needs"),
+    "inflight areas as a feature": (sends(Request.SET_PROTOCOL_FEATURES, U64.pack(1 << 12)), "were not offered"),
     "withheld protocol features": (sends(Request.SET_PROTOCOL_FEATURES, U64.pack(1 << 8)), "were not offered"),
 }

@@ -51,13 +51,21 @@ class Agent:
         """Wait for the shell; also after a restart of the guest."""
         self._read_until(rb"%ready\n", seconds)
 
-    def run(self, command: str, seconds: float = 20) -> str:
-        """Run a shell command in the guest; answers its output, AssertionError if it fails."""
+    def send(self, command: str) -> None:
+        """Begin a command; ``finish`` waits for it."""
         self._sock.sendall(base64.b64encode(command.encode()) + b"\n")
+
+    def finish(self, seconds: float = 20) -> str:
+        """The output of the command that ``send`` began; AssertionError if it fails."""
         found = self._read_until(rb"(?s)\A(.*)\n%exit (\d+)\n", seconds)
         output = found[1].decode(errors="replace")
-        assert found[2] == b"0", f"{command}: exit status {found[2].decode()} in the guest:\n{output}"
+        assert found[2] == b"0", f"exit status {found[2].decode()} in the guest:\n{output}"
         return output
+
+    def run(self, command: str, seconds: float = 20) -> str:
+        """Run a shell command in the guest; answers its output, AssertionError if it fails."""
+        self.send(command)
+        return self.finish(seconds)
 
     def close(self) -> None:
         """Leave the guest alone."""

@@ -127,7 +127,8 @@ def _fill_root(root: Path, kernel: Path, recipe: Recipe) -> None:
     modules: list[str] = []
     for module in recipe.modules:
         steps = _run("modprobe", "-d", kernel, "-S", _release(kernel), "--show-depends", module)
-        modules += [path for path in re.findall(r"insmod (\S+)", steps) if path not in modules]
+        modules += re.findall(r"insmod (\S+)", steps)
+    modules = list(dict.fromkeys(modules))
     for path in modules:
         _install(Path(path), root / "modules.d" / Path(path).name)
     (root / "modules").write_text("".join(f"/modules.d/{Path(path).name}\n" for path in modules))

@@ -97,7 +97,7 @@ class Wire:
 
     def listen(self, guest: LinuxGuest) -> None:
         """Have the guest wait for what ``stream`` sends."""
-        guest.send(f"nc -l -p {PORT} >/tmp/data")
+        guest.agent.send(f"nc -l -p {PORT} >/tmp/data")
 
     def stream(self, data: bytes = DATA) -> None:
         """Send bytes to the guest that listens."""
@@ -107,7 +107,7 @@ class Wire:
 
     def listened(self, guest: LinuxGuest) -> str:
         """Wait until the guest that listens has all; answers its SHA-256 of it."""
-        guest.finish(60)
+        guest.agent.finish(60)
         return guest.run("sha256sum /tmp/data").split()[0]
 
     def _connected(self, seconds: float = 10) -> socket.socket:

@@ -54,7 +54,9 @@ class MemoryController:
         self._cpus: dict[int, RelayCpus] = {}
         self._locks = {relay: asyncio.Lock() for relay in range(RELAYS)}
 
-    async def add_vf(self, relay: int, device: Attachment, *, conditional: bool = True) -> None:
+    async def add_vf(
+        self, relay: int, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> None:
         source = ADD_BOND if isinstance(device, Bond) else ADD_VF
         if not 0 <= relay < RELAYS:
             raise RequestError(f"relay {relay}: must be 0 to {RELAYS - 1}", code=1, source=source)
@@ -73,7 +75,14 @@ class MemoryController:
                 await asyncio.sleep(self.slow_s)
             self._change(relay, attachment=device, vf_state=VfState.ADDED, vf_cpu=self._placed(relay).vf_to_vm)
 
-    async def remove_vf(self, relay: int, device: Attachment | str | None, *, conditional: bool = True) -> None:
+    async def remove_vf(
+        self,
+        relay: int,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
+    ) -> None:
         if not 0 <= relay < RELAYS:
             raise RequestError(f"relay {relay}: must be 0 to {RELAYS - 1}", code=1, source=REMOVE_VF)
         async with self._locks[relay]:
@@ -87,7 +96,9 @@ class MemoryController:
             self._change(relay, attachment=None, vf_state=VfState.UNINIT, vf_cpu=None)
             self._cpus.pop(relay, None)
 
-    async def add_socket(self, path: Path, device: Attachment, *, conditional: bool = True) -> int:
+    async def add_socket(
+        self, path: Path, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> int:
         if not self.dynamic_sockets:
             raise RequestError("add_sock needs dynamic sockets")
         for relay, state in self.relays.items():
@@ -107,7 +118,12 @@ class MemoryController:
         return free[0]
 
     async def remove_socket(
-        self, path: Path | None, device: Attachment | str | None, *, conditional: bool = True
+        self,
+        path: Path | None,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
     ) -> None:
         if not self.dynamic_sockets:
             raise RequestError("remove_sock needs dynamic sockets")

@@ -79,6 +79,20 @@ def test_directory_and_socket_are_made_and_the_socket_removed(tmp_path: Path) ->
         os.umask(old)
 
 
+def test_a_directory_where_others_could_replace_the_socket_is_refused(tmp_path: Path) -> None:
+    async def scenario(context: zmq.asyncio.Context) -> None:
+        service = Service(f"ipc://{tmp_path}/stats", Echo(), context=context)
+        tmp_path.chmod(0o777)
+        with pytest.raises(StartupError, match=f"directory {tmp_path}: everybody can write it .*: chmod o-w"):
+            await service.start()
+        tmp_path.chmod(0o1777)
+        await service.start()
+        assert await ask(context, service.endpoint, b"hello") == b"hello"
+        await service.stop()
+
+    run(scenario)
+
+
 def test_services_start_and_stop_without_leaking(tmp_path: Path) -> None:
     async def scenario(context: zmq.asyncio.Context) -> None:
         service = Service(f"ipc://{tmp_path}/x", Echo(), context=context)
@@ -156,7 +170,7 @@ def test_another_process_socket_is_not_removed(tmp_path: Path) -> None:
     [
         ("ipc://{dir}/file", "is not a socket"),
         ("ipc://{dir}/link", "is not a socket"),
-        ("ipc://{dir}/file/below", "cannot listen: Not a directory"),
+        ("ipc://{dir}/file/below", "is not a directory"),
         ("ipc://{dir}/" + "x" * 108, "has at most 107"),
         ("ipc://relative", "absolute path"),
         ("ipc://@abstract", "absolute path"),

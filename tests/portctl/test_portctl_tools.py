@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +37,8 @@ def control(forwarder: Forwarder, *arguments: str) -> subprocess.CompletedProces
 
 
 @contextmanager
-def peer(endpoint: str, answer: list[bytes] | None) -> Iterator[None]:
-    """A service that answers one request with these frames, or never."""
+def peer(endpoint: str, answer: list[bytes] | None, delay_s: float = 0) -> Iterator[None]:
+    """A service that answers one request with these frames after a while, or never."""
     with zmq.Context() as context, context.socket(zmq.REP) as server:
         server.setsockopt(zmq.LINGER, 1000)
         server.bind(endpoint)
@@ -45,6 +46,7 @@ def peer(endpoint: str, answer: list[bytes] | None) -> Iterator[None]:
         def serve() -> None:
             if server.poll(MOST_S * 1000):
                 server.recv()
+                time.sleep(delay_s)
                 if answer is not None:
                     server.send_multipart(answer)
 
@@ -170,6 +172,20 @@ def test_peers_that_are_no_daemon(name: str, answer: list[bytes] | None, tmp_pat
     with peer(endpoint, answer):
         done = tool(name, *(argument.format(endpoint) for argument in QUESTIONS[name]))
     assert done.returncode == 1 and done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("remove", "--virtio-id=1"), 0),
+        (("add_sock", "--vhost-path=/a", "--devargs=net_null0"), 0),
+        (("query_pci",), 1),
+    ],
+)
+def test_changes_may_take_longer_than_questions(arguments: tuple[str, ...], status: int, tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/slow"
+    with peer(endpoint, [b"\x20\x01"], delay_s=2.5):
+        assert tool("port_control", *arguments, f"--zmq_ep={endpoint}").returncode == status
 
 
 def test_a_listener_that_never_speaks(tmp_path: Path) -> None:

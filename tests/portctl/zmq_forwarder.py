@@ -95,6 +95,7 @@ def start_daemon(*, dynamic: bool = False) -> Iterator[Forwarder]:
             **({"VIRTIOFWD_DYNAMIC_SOCKETS": "true"} if dynamic else {}),
         )
         try:
+            daemon.settled_workers()
             yield Forwarder(Path(directory), daemon.child.pid, (0, 1), str(daemon.socket(1)))
         finally:
             assert daemon.stop() == 0

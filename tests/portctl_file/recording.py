@@ -21,13 +21,22 @@ class RecordingController(MemoryController):
         self.requests: list[tuple[str, int, str]] = []
         self.broken: dict[str, str] = {}
 
-    async def add_vf(self, relay: int, device: Attachment, *, conditional: bool = True) -> None:
+    async def add_vf(
+        self, relay: int, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> None:
         self.requests.append(("add", relay, device.name))
         if device.name in self.broken:
             raise RequestError(self.broken[device.name], code=2, source="probe")
         await super().add_vf(relay, device, conditional=conditional)
 
-    async def remove_vf(self, relay: int, device: Attachment | str | None, *, conditional: bool = True) -> None:
+    async def remove_vf(
+        self,
+        relay: int,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
+    ) -> None:
         self.requests.append(("remove", relay, str(device)))
         if isinstance(device, Device) and device.name in self.broken:
             raise RequestError(self.broken[device.name], code=2, source="detach")

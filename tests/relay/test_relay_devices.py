@@ -48,10 +48,19 @@ def test_arguments_do_not_make_another_device() -> None:
     assert one.devargs == "net_null0,size=60"
 
 
+@pytest.mark.parametrize("name", ["net_bonding", "net_bonding0", "net_bonding_A", "net_bonding-vif1.2", "net_bondingX"])
+def test_names_of_bonds(name: str) -> None:
+    assert Bond(name, (Device("net_null0"), Device("net_null1"))).name == name
+
+
 @pytest.mark.parametrize(
     ("name", "members"),
     [
         ("bond0", ("net_null0", "net_null1")),
+        *(
+            (f"net_bonding{end}", ("net_null0", "net_null1"))
+            for end in (",mode=1", "=0", "[0]", " 0", "0\n", "ü", "/0")
+        ),
         ("net_bonding0", ("net_null0",)),
         ("net_bonding0", ("net_null0", "net_null0,size=60")),
         ("net_bonding0", tuple(f"net_null{number}" for number in range(9))),

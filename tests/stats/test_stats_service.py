@@ -12,14 +12,22 @@ import pytest
 from vio4wd.devices import Bond, Device
 from vio4wd.errors import ProtocolError
 from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest, StatsResponse
-from vio4wd.relay.interface import RELAYS, DirectionCounters, RelayController, RelaySnapshot, VfState, VirtioState
+from vio4wd.relay.interface import (
+    RELAYS,
+    DirectionCounters,
+    LaneBursts,
+    RelayController,
+    RelaySnapshot,
+    VfState,
+    VirtioState,
+)
 from vio4wd.stats.rates import MAX_DELAY_MS, DirectionRates, rates_between
 from vio4wd.stats.service import StatsService
 
 HZ = 1_000_000
 NOTHING = DirectionCounters()
 UNUSED = RelaySnapshot(0, VfState.UNINIT, VirtioState.UNINIT, None, None, None, None, 0, NOTHING, NOTHING)
-COUNTED = DirectionCounters(*range(101, 112))
+COUNTED = DirectionCounters(*range(101, 114), lanes=(LaneBursts(0, 112, 100), LaneBursts(3, 0, 13)))
 BOTH = replace(
     UNUSED,
     relay=2,
@@ -79,7 +87,10 @@ def test_an_active_relay() -> None:
     numbers = {field.number: value for field, value in there.ListFields()}
     assert [numbers[n] for n in range(3, 11)] == list(range(101, 109))
     assert back.pkts_rx_from_vm == 2**64 - 1 and back.bytes_dropped_vf_not_connected == 108
-    assert (there.work.cycles, there.work.direct_bursts, there.work.library_bursts) == (109, 110, 111)
+    assert (back.pkts_dropped_vf_too_long, back.bytes_dropped_vf_too_long) == (109, 110)
+    assert (there.work.cycles, there.work.direct_bursts, there.work.library_bursts) == (111, 112, 113)
+    bursts = [(lane.queue_pair, lane.direct_bursts, lane.library_bursts) for lane in there.work.lane]
+    assert bursts == [(0, 112, 100), (3, 0, 13)]
     assert not state.HasField("fault") and not state.HasField("ident")
 
 
@@ -87,9 +98,9 @@ def test_an_unused_relay_has_all_counters_and_no_cpu() -> None:
     (state,) = ask(Relays(), relay=[0]).relay
     assert state.vhost.vhost_socket_name == "NONE"
     assert not (state.active or state.HasField("cpu") or state.HasField("vf"))
-    for direction in (state.vf_to_vm, state.vm_to_vf):
+    for direction, more in ((state.vf_to_vm, []), (state.vm_to_vf, [1001, 1002])):
         assert not direction.active
-        assert [field.number for field, _ in direction.ListFields()] == [*range(1, 15), 1000]
+        assert [field.number for field, _ in direction.ListFields()] == [*range(1, 15), 1000, *more]
 
 
 @pytest.mark.parametrize(

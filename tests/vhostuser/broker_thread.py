@@ -31,14 +31,21 @@ class StoppableBackEnd(BackEnd, Protocol):
 class BrokerThread:
     """Runs a Broker; ``call`` runs a coroutine in its loop, ``do`` a plain function."""
 
-    def __init__(self, back_end: StoppableBackEnd, directory: Path, options: Options | None = None) -> None:
+    def __init__(
+        self,
+        back_end: StoppableBackEnd,
+        directory: Path,
+        options: Options | None = None,
+        on_change: Callable[[int], None] | None = None,
+    ) -> None:
         self.changes: list[int] = []
         self.directory = directory
         self.back_end = back_end
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.broker = Broker(back_end, directory / "private", options=options, on_change=self.changes.append)
+        on_change = on_change or self.changes.append
+        self.broker = Broker(back_end, directory / "private", options=options, on_change=on_change)
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float = 20) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)

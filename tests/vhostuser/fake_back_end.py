@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vio4wd.errors import WorkerError
+from vio4wd.relay.direct.ring_record import SavedPosition
 from vio4wd.vhostuser import codec
 from vio4wd.vhostuser.channel import Channel, PeerClosed
 from vio4wd.vhostuser.codec import Message
@@ -71,7 +72,7 @@ class FakeBackEnd:
             raise WorkerError("the worker is dead")
         self.log.append("resume")
 
-    def saved_ring_base(self, relay: int, ring: int) -> int | None:
+    def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
         return self.saved.get(ring)
 
     async def die(self, *relays: int) -> None:

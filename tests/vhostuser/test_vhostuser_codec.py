@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vio4wd.errors import ProtocolError
+from vio4wd.relay.direct.ring_record import SavedPosition
 from vio4wd.vhostuser import codec
 from vio4wd.vhostuser.channel import Channel, PeerClosed
 from vio4wd.vhostuser.codec import Message, Region
@@ -98,6 +99,17 @@ def test_every_request_has_a_rule() -> None:
         assert rule.fds is not None or rule.payload in (Payload.RING_FD, Payload.MEMORY_TABLE)
 
 
+@pytest.mark.parametrize("request_", [Request.SET_VRING_CALL, Request.SET_VRING_KICK, Request.SET_VRING_ERR])
+def test_rings_are_told_by_eventfds_only(request_: Request) -> None:
+    eventfd, (read_end, write_end) = os.eventfd(0), os.pipe()
+    codec.check(codec.u64_message(request_, 3, [eventfd]), MAX_RINGS)
+    codec.check(codec.u64_message(request_, 3 | 1 << 8), MAX_RINGS)
+    for fd in (read_end, write_end):
+        with pytest.raises(ProtocolError, match=f"^{request_.name}: .* must be an eventfd$"):
+            codec.check(codec.u64_message(request_, 3, [fd]), MAX_RINGS)
+    codec.close_fds([eventfd, read_end, write_end])
+
+
 def packed_record(bits: list[tuple[int, int]], ids: list[int] | None = None) -> SessionRecord:
     """A record with a packed ring 0 whose descriptors have these avail and used bits."""
     size = len(bits)
@@ -142,8 +154,19 @@ def test_packed_position_that_is_ambiguous_is_refused() -> None:
     for record in (chain_left_behind, same_id):
         with pytest.raises(UnknownRingBase):
             ring_base(record, 0, None)
-        assert ring_base(record, 0, 0x80038003) == 0x80038003
+        assert ring_base(record, 0, SavedPosition(0x8003, 0x8003)) == 0x80038003
         record.close()
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [((1, 0), 0x8001), ((1, 1), 0x8002), ((0, 1), 0x8002)],
+    ids=["not given back", "given back", "available for the next lap"],
+)
+def test_packed_position_of_a_buffer_that_was_just_given_back(bits: tuple[int, int], expected: int) -> None:
+    record = packed_record([(1, 1), bits, (1, 0), (0, 0)])
+    assert ring_base(record, 0, SavedPosition(0x8001, 0x8002)) == expected | expected << 16
+    record.close()
 
 
 def test_split_position_is_in_memory_else_saved() -> None:
@@ -154,8 +177,8 @@ def test_split_position_is_in_memory_else_saved() -> None:
     record.apply(codec.table_message([Region(0, 4096, 1 << 32, 4096)], [fd]))
     record.apply(Message(Request.SET_VRING_ADDR, struct.pack("<IIQQQQ", 0, 0, 0, (1 << 32) + 256, 0, 0)))
     record.apply(Message(Request.SET_VRING_ADDR, struct.pack("<IIQQQQ", 1, 0, 0, 12345, 0, 0)))
-    assert ring_base(record, 0, 4000) == 4242
-    assert ring_base(record, 1, 99) == 99
+    assert ring_base(record, 0, SavedPosition(4000, 4000)) == 4242
+    assert ring_base(record, 1, SavedPosition(99, 99)) == 99
     with pytest.raises(UnknownRingBase, match="no memory region"):
         ring_base(record, 1, None)
     os.ftruncate(fd, 4096)

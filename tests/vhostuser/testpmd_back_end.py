@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from vio4wd.errors import WorkerError
+from vio4wd.relay.direct.ring_record import SavedPosition
 
 _numbers = itertools.count()
 _START_S = 20.0
@@ -56,7 +57,7 @@ class TestpmdBackEnd:
     async def resume(self, relay: int) -> None:
         self.calls.append("resume")
 
-    def saved_ring_base(self, relay: int, ring: int) -> int | None:
+    def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
         return None
 
     async def kill(self, relay: int) -> None:

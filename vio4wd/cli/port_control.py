@@ -17,6 +17,8 @@ from vio4wd.portctl.proto.virtioforwarder_pb2 import PciAddress as PciMessage
 from vio4wd.portctl.proto.virtioforwarder_pb2 import PortControlRequest, PortControlResponse
 
 OPERATIONS = [name.lower() for name in PortControlRequest.Op.keys()]  # noqa: SIM118 -- not a dict
+CHANGE_TIMEOUT_S = 3.5
+"""A change may wait 1.5 s to begin, a PCI device then takes a second and more; callers want an end within 5 s."""
 GARBAGE = b"\xff" * 32
 
 
@@ -73,7 +75,8 @@ def command(
     if send_garbage:
         frames = exchange(zmq_ep, GARBAGE, timeout_s=REPLY_TIMEOUT_S, keys=keys)
         return _report(parse(PortControlResponse, frames[0]))
-    return _report(ask(zmq_ep, request, PortControlResponse, keys=keys))
+    timeout_s = REPLY_TIMEOUT_S if operation == "query_pci" else CHANGE_TIMEOUT_S
+    return _report(ask(zmq_ep, request, PortControlResponse, timeout_s=timeout_s, keys=keys))
 
 
 def main() -> int:

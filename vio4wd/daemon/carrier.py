@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from pathlib import Path
 
+from vio4wd.daemon.patience import Patience
 from vio4wd.daemon.relay_state import Relay, ports_of
 from vio4wd.devices import Attachment
 from vio4wd.errors import WorkerError
-from vio4wd.relay.direct.ring_record import saved_base
-from vio4wd.relay.lanes import Direction, LaneTable, lane_index
+from vio4wd.relay.direct.ring_record import SavedPosition, saved_positions
+from vio4wd.relay.lanes import LaneMode, LaneTable, relay_lanes
 from vio4wd.relay.messages import Event, attachment_to_json
 from vio4wd.relay.placement import Placement
 from vio4wd.relay.ports import PortStage
@@ -29,7 +30,7 @@ RETRY_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to put back what a new worker could not take; the last repeats."""
 
 RESTART_PATIENCE_S = 1.5
-"""How long a request waits for a worker that is being replaced; clients of port control give up after 2 s."""
+"""How long an addition waits for a worker that is being replaced."""
 
 VF_FIRST_S = 0.5
 """How long a new worker may take for a VF before the guest gets its session back without it.
@@ -49,6 +50,7 @@ class Carrier:
         self._table = table
         self._placement = placement
         self._retries: dict[int, asyncio.Task[None]] = {}
+        self._positions: dict[int, dict[int, SavedPosition]] = {}
         self._workers: Workers
         self._broker: Broker
 
@@ -64,46 +66,49 @@ class Carrier:
 
     # What the controller asks; it holds the relay's lock
 
-    async def put_vf(self, state: Relay, device: Attachment) -> None:
+    async def put_vf(self, state: Relay, device: Attachment, patience: Patience) -> None:
         """Have a worker add a device, moving the relay with its session to a process with room if need be.
 
         Raises:
-            WorkerError: the device was not added; a relay that was moved stays where it is now.
+            WorkerError: the device was not added, or it was too late to begin; a relay that was moved stays there.
         """
         ports = ports_of(device)
         slot = await self._workers.reserve(ports, state.slot)
         try:
-            await _restarted(slot)
-            if state.slot is None:
-                self._enter(state, slot)
-            elif state.slot is not slot:
-                await self._move(state, slot)
-            await self.place(state)
-            await self._add_port(state, slot, device)
+            async with patience.turn(slot.port_turn):
+                await _restarted(slot)
+                if state.slot is None:
+                    self._enter(state, slot)
+                elif state.slot is not slot:
+                    await self._move(state, slot)
+                await self.place(state)
+                patience.check()
+                await self._add_port(state, slot, device)
         except BaseException:
             slot.ports -= ports
             self.leave_if_idle(state)
             raise
 
+    def removal_turn(self, state: Relay, patience: Patience) -> AbstractAsyncContextManager[None]:
+        """What is to be held around ``take_vf``, if there is anything to take.
+
+        Raises:
+            WorkerError: on entry: others have held it for too long.
+        """
+        return patience.turn(_slot(state).port_turn) if state.attachment is not None else nullcontext()
+
     async def take_vf(self, state: Relay) -> None:
         """Have the worker remove the relay's device. A worker that dies meanwhile has removed it, too.
 
         Raises:
-            WorkerError: the worker refused or did not answer in time; the device is still wanted.
+            WorkerError: the worker refused or did not answer in time; the device is still wanted, and down where DPDK
+                did not let go of it.
         """
         assert state.attachment is not None
         slot = _slot(state)
-        process = slot.process
         state.removing = True
         try:
-            if state.vf_up:
-                await process.call("remove_port", relay=state.number)
-        except CommandError as error:
-            if error.kind != PortStage.NO_VF.value:  # an earlier removal failed after the port had been given up
-                raise
-        except WorkerError:
-            if process.alive:
-                raise
+            await self._remove_port(state, slot)
         finally:
             state.removing = False
         slot.ports -= ports_of(state.attachment)
@@ -160,9 +165,9 @@ class Carrier:
         """See BackEnd.resume."""
         await _slot(self._relays[relay]).call("resume", relay=relay)
 
-    def saved_ring_base(self, relay: int, ring: int) -> int | None:
-        """See BackEnd.saved_ring_base."""
-        return saved_base(self._table.lanes[lane_index(relay, ring // 2, Direction(ring % 2))]["view"])
+    def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
+        """See BackEnd.saved_position."""
+        return self._positions.get(relay, {}).get(ring)
 
     def front_end_changed(self, relay: int) -> None:
         """A front end has connected or left; a change of the relay that is under way looks at its end by itself."""
@@ -177,6 +182,7 @@ class Carrier:
         for number in slot.relays:
             self._relays[number].vf_up = False
             self._relays[number].guest_up = False
+            self._save_positions(number)
         self._broker.worker_lost(sorted(slot.relays))
 
     async def worker_back(self, slot: Slot) -> None:
@@ -194,8 +200,22 @@ class Carrier:
                 state.numa_node = event.args["numa_node"]
         elif event.event == "lane_fault":
             log.warning("relay %(relay)d: %(direction)s lane of queue pair %(queue_pair)d: %(message)s", event.args)
+        elif event.event == "vf_lost":
+            state = self._relays[event.args["relay"]]
+            if state.slot is slot:
+                log.warning("relay %(relay)d: the VF is opened anew: %(message)s", event.args)
+                state.fault = event.args["message"]
+                self._retry_later(state)
 
     # How it is done
+
+    def _save_positions(self, relay: int) -> None:
+        """Note where a dead worker was in a relay's rings, before its successor begins anew with their records."""
+        lanes = self._table.lanes[relay_lanes(relay).start : relay_lanes(relay).stop]  # a ring's number is its lane's
+        before = self._positions.get(relay, {})
+        # What a worker never got to is where its predecessor left it.
+        untouched = {ring: before[ring] for ring in before if lanes["mode"][ring] == LaneMode.OFF}
+        self._positions[relay] = untouched | saved_positions(lanes["view"])
 
     async def _add_port(self, state: Relay, slot: Slot, device: Attachment, *, degraded: bool = False) -> None:
         process = slot.process
@@ -205,14 +225,38 @@ class Carrier:
         # A worker may answer and die before this is resumed; its successor is then being told already.
         state.vf_up = process.alive and slot.process is process
 
+    async def _remove_port(self, state: Relay, slot: Slot) -> None:
+        process = slot.process
+        try:
+            if state.vf_up:
+                await process.call("remove_port", relay=state.number)
+        except CommandError as error:
+            if error.kind == PortStage.DETACH.value:  # the worker has given the port up all the same
+                state.vf_up, state.fault = False, str(error)
+            if error.kind != PortStage.NO_VF.value:  # a removal that was cancelled has been carried out
+                raise
+        except WorkerError:
+            if process.alive:
+                raise
+
+    async def _drop_port(self, state: Relay, slot: Slot) -> None:
+        """Have the worker let go of a VF that is still wanted."""
+        state.vf_up = False
+        try:
+            await slot.call("remove_port", relay=state.number)
+        except CommandError as error:
+            log.warning("relay %d: %s: %s", state.number, state.attachment, error)
+
     async def _move(self, state: Relay, slot: Slot) -> None:
         """Take the relay's session, if any, from its worker to another one."""
         log.info("relay %d: moves from worker process %d to %d", state.number, _slot(state).number, slot.number)
         await self._broker.release(state.number)
         self._leave(state)
         self._enter(state, slot)
-        await self.place(state)
-        await self._replay(state)
+        try:
+            await self.place(state)
+        finally:
+            await self._replay(state)  # nobody else would: the session has left its worker
 
     async def _put_back(self, state: Relay) -> None:
         """Give a new worker what its predecessor had of a relay."""
@@ -228,13 +272,20 @@ class Carrier:
         """Have the worker add the VF that is wanted, if it has not; try again later if it cannot."""
         async with state.lock:
             slot = state.slot
-            if slot is None or not slot.process.alive:
-                return
-            await self.place(state)
-            if state.attachment is None or state.vf_up:
+            if state.attachment is None:
+                state.fault = None
+            if slot is None or state.attachment is None:
                 return
             try:
-                await self._add_port(state, slot, state.attachment, degraded=True)
+                await self.place(state)
+                async with slot.port_turn:
+                    if not slot.process.alive:  # the next process is told when it is there
+                        return
+                    if state.vf_up and state.fault is None:
+                        return
+                    if state.vf_up:
+                        await self._drop_port(state, slot)
+                    await self._add_port(state, slot, state.attachment, degraded=True)
             except WorkerError as error:
                 if state.fault != str(error):
                     message = "relay %d: %s could not be put back and is tried again: %s"
@@ -256,6 +307,7 @@ class Carrier:
             self._retry_later(state)
         else:
             state.session_waits = False
+            self._positions.pop(state.number, None)
 
     def _retry_later(self, state: Relay) -> None:
         task = self._retries.get(state.number)

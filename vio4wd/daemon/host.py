@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vio4wd.config.model import Config
+from vio4wd.directories import check_directory, make_directory
 from vio4wd.errors import StartupError
 
+log = logging.getLogger(__name__)
+
 PAGE_KIB = 2048
+PRIVATE_PREFIX = "vio4wd-"
 _POOL = Path(f"/sys/kernel/mm/hugepages/hugepages-{PAGE_KIB}kB")
 
 
@@ -23,7 +33,7 @@ class PidFile:
         """
         self._path = path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StartupError(f"PID file {path}: {error.strerror}") from error
@@ -46,20 +56,89 @@ class PidFile:
         os.close(self._file)
 
 
-def check_socket_directory(directory: Path) -> None:
-    """Make sure that sockets can be made in a directory; it is made itself if its parent is there.
+def run_directory() -> Path:
+    """Where private sockets go: systemd's runtime directory, else one that only root can write.
 
     Raises:
-        StartupError: it is missing with its parent, is no directory, or cannot be written.
+        StartupError: it cannot be made, or others can write it.
     """
+    directory = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/virtio-forwarder")
     try:
-        directory.mkdir(mode=0o755, exist_ok=True)
+        make_directory(directory)
+    except OSError as error:
+        raise StartupError(f"runtime directory {directory}: {error.strerror}") from error
+    check_directory("runtime directory", directory)
+    return directory
+
+
+@contextmanager
+def private_directory(parent: Path) -> Iterator[Path]:
+    """A new directory of mode 0700, removed at the end; those that killed daemons have left there are removed first.
+
+    A daemon holds a lock on its directory, so that one that is in use is never taken for a leftover.
+    """
+    for found in parent.glob(f"{PRIVATE_PREFIX}*"):
+        if (lock := _lock_directory(found)) is not None:
+            shutil.rmtree(found, ignore_errors=True)
+            os.close(lock)
+    lock = None
+    while lock is None:  # another daemon that starts may take it for a leftover before it is locked
+        path = Path(tempfile.mkdtemp(prefix=PRIVATE_PREFIX, dir=parent))
+        lock = _lock_directory(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock_directory(path: Path) -> int | None:
+    """A descriptor that locks a directory; None where it is locked by another process, gone, or no directory."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.stat()
+    except (BlockingIOError, FileNotFoundError):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def prepare_socket_directory(config: Config) -> None:
+    """Make sure that sockets can be made in the socket directory; it is made itself if its parent is there.
+
+    Nobody may exchange the sockets but root, the daemon's user, and the owner and group of the sockets. In client mode
+    it is the owner who makes them: a directory that is made is his, and one where he cannot make any is warned of.
+
+    Raises:
+        StartupError: it is missing with its parent, is no directory, cannot be written, or can be by others.
+    """
+    directory, owner, group = config.socket_dir, config.socket_owner, config.socket_group
+    try:
+        if make_directory(directory, parents=False) and config.vhost_client:
+            os.chown(directory, -1 if owner is None else owner, -1 if group is None else group)
     except FileNotFoundError as error:
         raise StartupError(f"socket directory {directory}: there is no directory {directory.parent}") from error
     except OSError as error:
         raise StartupError(f"socket directory {directory}: {error.strerror}") from error
+    check_directory("socket directory", directory, owner=owner, group=group)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise StartupError(f"socket directory {directory}: not writable by uid {os.geteuid()}")
+    if config.vhost_client and not config.dynamic_sockets and not _writable(directory, owner, group):
+        user = config.socket_owner_account.name
+        log.warning("socket directory %s: user %s cannot make sockets there: chown %s it", directory, user, user)
+
+
+def _writable(directory: Path, uid: int | None, gid: int | None) -> bool:
+    """Whether a user (None: the daemon's) with a group can make files in a directory, by its mode."""
+    if not uid:
+        return True
+    found = directory.stat()
+    bits = found.st_mode >> (6 if found.st_uid == uid else 3 if found.st_gid == gid else 0)
+    return bits & 0o3 == 0o3
 
 
 def check_hugepages() -> None:

@@ -18,7 +18,8 @@ class Relay:
     """One relay. ``lock`` serializes its changes.
 
     ``attachment`` and ``socket`` are what is wanted; ``vf_up`` and ``guest_up`` what the worker of ``slot`` has.
-    ``fault`` is why the last worker could not take the VF; ``session_waits``: a worker could not take the session.
+    ``fault`` is why the last worker could not take the VF, or why one that is up has to be opened anew;
+    ``session_waits``: a worker could not take the session.
     """
 
     number: int

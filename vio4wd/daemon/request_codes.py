@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 from vio4wd.devices import Attachment, Bond
-from vio4wd.errors import RequestError, WorkerError
+from vio4wd.errors import ForwarderError, RequestError, WorkerError
 from vio4wd.relay.interface import RELAYS
 from vio4wd.relay.worker_process import CommandError
 
@@ -44,6 +47,25 @@ def remove_error(error: WorkerError) -> RequestError:
     """The answer to a request to remove a VF that a worker could not carry out."""
     code = 2 if isinstance(error, CommandError) else 5
     return RequestError(str(error), code=code, source=REMOVE_VF)
+
+
+def add_socket_error(device: Attachment, error: ForwarderError) -> RequestError:
+    """The answer to a request to add a socket whose device could not be added."""
+    return RequestError(str(error), code=4 if isinstance(device, Bond) else 3, source=ADD_SOCKET)
+
+
+def remove_socket_error(error: WorkerError) -> RequestError:
+    """The answer to a request to remove a socket whose device could not be removed."""
+    return RequestError(str(error), code=4, source=REMOVE_SOCKET)
+
+
+@asynccontextmanager
+async def answered(answer: Callable[[WorkerError], RequestError]) -> AsyncIterator[None]:
+    """Have what a worker could not do, or not in time, answered as one of the above says."""
+    try:
+        yield
+    except WorkerError as error:
+        raise answer(error) from error
 
 
 def check_relay(relay: int, source: str) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +17,17 @@ from vio4wd.config.model import Config
 from vio4wd.daemon import logs
 from vio4wd.daemon.control import start_background, start_port_control
 from vio4wd.daemon.features import disabled_features, without_effect
-from vio4wd.daemon.host import PidFile, check_hugepages, check_socket_directory, huge_directory
+from vio4wd.daemon.host import (
+    PidFile,
+    check_hugepages,
+    huge_directory,
+    prepare_socket_directory,
+    private_directory,
+    run_directory,
+)
 from vio4wd.daemon.relays import Relays
 from vio4wd.daemon.services import start_services
-from vio4wd.errors import ForwarderError, StartupError
+from vio4wd.errors import ForwarderError
 from vio4wd.notify import ServiceNotifier
 from vio4wd.portctl.reconcile import Reconciler
 from vio4wd.portctl.static import apply_static_vfs
@@ -64,7 +69,7 @@ class Supervisor:
         self._hangup = asyncio.Event()
 
     async def run(self) -> None:
-        """Start, serve until SIGTERM or SIGINT, stop.
+        """Start, serve until SIGTERM or SIGINT, stop. A signal during the start ends it there.
 
         Raises:
             StartupError: the daemon cannot run here; nothing is left behind.
@@ -79,25 +84,41 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._notify)
             stack.callback(self._notify.stopping)
-            core = await self._start_core(stack)
-            await self._open_sockets(core)
-            await start_services(self._config, core.relays, core.workers, stack)
-            reconciler = await start_port_control(self._config, core.relays, stack)
-            start_background("reload", lambda: self._reload_on_hangup(core, reconciler), stack)
-            start_background("status", lambda: self._report_status(core), stack)
-            cpus = ", ".join(map(str, core.relays.worker_cpus()))
-            log.info("READY: virtio-forwarder %s on CPUs %s", __version__, cpus)
-            self._notify.ready(f"relays on CPUs {cpus}")
-            self._ready()
-            core.workers.prepare_spare()
-            await self._stop.wait()
+            if await self._completed(self._start(stack)):
+                await self._stop.wait()
             log.info("stopping")
+
+    async def _completed(self, start: Coroutine[None, None, None]) -> bool:
+        """Await start-up, which may take minutes; False where the daemon was told to stop and it was cancelled."""
+        starting = asyncio.create_task(start)
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        starting.cancel()
+        try:
+            await starting
+        except asyncio.CancelledError:
+            return False
+        return True
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        core = await self._start_core(stack)
+        await self._open_sockets(core)
+        await start_services(self._config, core.relays, core.workers, stack)
+        reconciler = await start_port_control(self._config, core.relays, stack)
+        start_background("reload", lambda: self._reload_on_hangup(core, reconciler), stack)
+        start_background("status", lambda: self._report_status(core), stack)
+        cpus = ", ".join(map(str, core.relays.worker_cpus()))
+        log.info("READY: virtio-forwarder %s on CPUs %s", __version__, cpus)
+        self._notify.ready(f"relays on CPUs {cpus}")
+        self._ready()
+        core.workers.prepare_spare()
 
     async def _start_core(self, stack: AsyncExitStack) -> _Core:
         config = self._config
         pid_file = PidFile(config.pid_file)
         stack.callback(pid_file.remove)
-        check_socket_directory(config.socket_dir)
+        prepare_socket_directory(config)
         check_hugepages()
         table = LaneTable.create()
         relays = Relays(
@@ -106,8 +127,7 @@ class Supervisor:
             self._endpoint,
             dynamic_sockets=config.dynamic_sockets,
         )
-        private = Path(tempfile.mkdtemp(prefix="vio4wd-", dir=_run_directory()))
-        stack.callback(shutil.rmtree, private, ignore_errors=True)
+        private = stack.enter_context(private_directory(run_directory()))
         broker = Broker(relays.carrier, private, on_change=relays.carrier.front_end_changed)
         workers = Workers(self._worker_options, table, relays.carrier)
         relays.connect(workers, broker)
@@ -174,13 +194,3 @@ class Supervisor:
             ring_engine=config.ring_engine.value,
             vfio_vf_token=config.vfio_vf_token or "",
         )
-
-
-def _run_directory() -> Path:
-    """Where private sockets go: systemd's runtime directory, else one that only root can write."""
-    directory = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/virtio-forwarder")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartupError(f"runtime directory {directory}: {error.strerror}") from error
-    return directory

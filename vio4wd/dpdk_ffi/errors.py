@@ -30,6 +30,14 @@ class DpdkError(ForwarderError):
         self.reasons = tuple(reasons)
 
 
+class DeviceError(DpdkError):
+    """A device that DPDK cannot use as it is; the message names it and says what would be right."""
+
+    def __init__(self, error: DpdkError, message: str) -> None:
+        super().__init__(error.function, error.errno, error.subject, error.reasons)
+        self.args = (message,)
+
+
 class DpdkMissingError(StartupError):
     """DPDK's shared libraries are not installed, are incomplete, or are of a release that is not supported."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
 from dataclasses import dataclass
 
-from vio4wd.dpdk_ffi.errors import DpdkError
+from vio4wd.dpdk_ffi import pci, port_events
+from vio4wd.dpdk_ffi.errors import DeviceError, DpdkError
 from vio4wd.dpdk_ffi.layouts import View
 from vio4wd.dpdk_ffi.loader import Dpdk, load
 from vio4wd.dpdk_ffi.mempool import Mempool
@@ -94,6 +96,7 @@ class EthPort:
         """Attach a device: a PCI address or ``net_null0``, with ``,key=value`` arguments.
 
         Raises:
+            DeviceError: a PCI device that is not there or is not bound to a driver that DPDK works with.
             DpdkError: EEXIST, the process has it already; ENODEV, no such device or driver; others from the driver.
         """
         dpdk = load()
@@ -101,14 +104,29 @@ class EthPort:
         if find_port(dpdk, name) is not None:
             raise DpdkError("rte_dev_probe", errno.EEXIST, name)
         before = set(ports(dpdk))
-        dpdk.call(devargs, "rte_dev_probe", devargs.encode())
+        port_events.watch(dpdk)
+        if pci.is_pci(name):
+            _enable_vfio(dpdk)
+        try:
+            dpdk.call(devargs, "rte_dev_probe", devargs.encode())
+        except DpdkError as error:
+            cause = pci.cause(name, error.errno) if pci.is_pci(name) else ""
+            if not cause:
+                raise
+            raise DeviceError(error, cause) from error
         port_id = find_port(dpdk, name)
         if port_id is None:
             new = sorted(set(ports(dpdk)) - before)
             if not new:
                 raise DpdkError("rte_dev_probe", errno.ENODEV, devargs, ["the device has no port"])
             port_id = new[0]
+        port_events.forget(port_id, name)
         return cls(dpdk, port_id, name)
+
+    @property
+    def trouble(self) -> str:
+        """Why the port is of no use any more until it is opened anew; empty where it is not so."""
+        return port_events.trouble(self.port_id, self.name)
 
     def info(self) -> PortInfo:
         """What the port can do."""
@@ -212,25 +230,21 @@ class EthPort:
         self._dpdk.call(self.name, "rte_dev_remove", device)
 
     def set_promiscuous(self, on: bool) -> bool:
-        """Receive frames for any address, or not; False where the device cannot."""
-        return self._try(f"rte_eth_promiscuous_{'enable' if on else 'disable'}")
+        """Receive frames for any address, or not; False where the device cannot, or its PF does not let it."""
+        return self._switch("promiscuous", on)
 
     def set_allmulticast(self, on: bool) -> bool:
-        """Receive all multicast frames, or not; False where the device cannot."""
-        return self._try(f"rte_eth_allmulticast_{'enable' if on else 'disable'}")
+        """Receive all multicast frames, or not; False where the device cannot, or its PF does not let it."""
+        return self._switch("allmulticast", on)
 
-    def _try(self, function: str, *arguments: int) -> bool:
+    def _switch(self, mode: str, on: bool) -> bool:
+        """Drivers of VFs have many errors for the refusal of a PF, and none of them means more than that."""
         try:
-            self._dpdk.call(self.name, function, self.port_id, *arguments)
+            self._dpdk.call(self.name, f"rte_eth_{mode}_{'enable' if on else 'disable'}", self.port_id)
         except DpdkError as error:
-            if error.errno in (errno.ENOTSUP, errno.ENOSYS):
-                return False
-            raise
+            _LOG.info("%s", error)
+            return False
         return True
-
-    def set_mtu(self, mtu: int) -> bool:
-        """Set the MTU in bytes; False where the device cannot change it (then the one of ``configure`` counts)."""
-        return self._try("rte_eth_dev_set_mtu", mtu)
 
     def mtu(self) -> int:
         """The MTU in bytes."""
@@ -288,6 +302,14 @@ class EthPort:
             return ctypes.c_uint64.from_address(table + queue * 8).value
 
         return BurstPointers(view["rx_pkt_burst"], queue_pointer("rxq"), view["tx_pkt_burst"], queue_pointer("txq"))
+
+
+def _enable_vfio(dpdk: Dpdk) -> None:
+    """Have DPDK use VFIO, which it does by itself only where the kernel's module is loaded when the EAL starts."""
+    if dpdk.call("vfio", "rte_vfio_is_enabled", b"vfio"):
+        return
+    with contextlib.suppress(DpdkError):  # told by the probe of a device that needs it
+        dpdk.call("vfio", "rte_vfio_enable", b"vfio")
 
 
 def find_port(dpdk: Dpdk, name: str) -> int | None:

@@ -72,6 +72,9 @@ EAL = {
     "rte_dev_remove": _negative(POINTER),
     "rte_eal_hotplug_remove": _negative(c_char_p, c_char_p),
     "rte_dev_name": _plain(c_char_p, POINTER),
+    "rte_dev_event_callback_register": _negative(c_char_p, POINTER, POINTER),
+    "rte_vfio_enable": _minus_one(c_char_p),
+    "rte_vfio_is_enabled": _plain(c_int, c_char_p),
 }
 
 LOG = {
@@ -108,13 +111,13 @@ ETHDEV = {
     "rte_eth_rx_queue_setup": _negative(PORT, QUEUE, c_uint16, c_uint, POINTER, POINTER),
     "rte_eth_tx_queue_setup": _negative(PORT, QUEUE, c_uint16, c_uint, POINTER),
     "rte_eth_dev_start": _negative(PORT),
+    "rte_eth_dev_callback_register": _negative(PORT, c_int, POINTER, POINTER),
     "rte_eth_dev_stop": _negative(PORT),
     "rte_eth_dev_close": _negative(PORT),
     "rte_eth_promiscuous_enable": _negative(PORT),
     "rte_eth_promiscuous_disable": _negative(PORT),
     "rte_eth_allmulticast_enable": _negative(PORT),
     "rte_eth_allmulticast_disable": _negative(PORT),
-    "rte_eth_dev_set_mtu": _negative(PORT, c_uint16),
     "rte_eth_dev_get_mtu": _negative(PORT, U16_OUT),
     "rte_eth_link_get_nowait": _negative(PORT, POINTER),
     "rte_eth_macaddr_get": _negative(PORT, POINTER),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vio4wd.dpdk_ffi.errors import DpdkError
+from vio4wd.dpdk_ffi.layouts import View
 from vio4wd.dpdk_ffi.loader import Dpdk, load
 
 ANY_SOCKET = -1
@@ -65,3 +66,17 @@ class Mempool:
 
     def __repr__(self) -> str:
         return f"Mempool({self.name}, {self.count})"
+
+
+def flush(pool: int, lcore: int) -> None:
+    """Put what an lcore keeps of a pool's buffers back for all to use; nobody may be using the pool on that lcore.
+
+    ``pool`` is the rte_mempool's address; it has caches. To be called from a thread that is no lcore.
+    """
+    dpdk = load()
+    structs = dpdk.layout.structs
+    caches = View(structs["rte_mempool"], pool)["local_cache"]
+    cache = View(structs["rte_mempool_cache"], caches + lcore * structs["rte_mempool_cache"].size)
+    count, cache["len"] = cache["len"], 0
+    objects = cache.address + structs["rte_mempool_cache"].offset("objs")
+    dpdk.call(f"mempool {pool:#x}", "rte_pktmbuf_free_bulk", objects, count)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from vio4wd.directories import check_directory, make_directory
 from vio4wd.errors import StartupError
 
 DEFAULT_DIRECTORY = "/var/run/virtio-forwarder"
@@ -18,7 +19,6 @@ STATS_EP = f"ipc://{DEFAULT_DIRECTORY}/stats"
 PORT_CONTROL_EP = f"ipc://{DEFAULT_DIRECTORY}/port_control"
 CORE_SCHED_EP = f"ipc://{DEFAULT_DIRECTORY}/core_sched"
 
-DIRECTORY_MODE = 0o755
 SOCKET_MODE = 0o660
 MAX_SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket: sun_path of sockaddr_un (108 bytes, unix(7)) without its end mark."""
@@ -66,16 +66,19 @@ def ipc_path(endpoint: str) -> Path | None:
 def listen_ipc(path: Path, group_gid: int | None) -> IpcListener:
     """Listen on a Unix socket at ``path``: mode 0660, the daemon's user, group ``group_gid`` (None: the daemon's own).
 
-    Missing directories are made with mode 0755, so that only the daemon's user can put sockets there. The file never
-    has wider permissions than in the end. A socket file that nobody listens on is replaced.
+    Missing directories are made with mode 0755, so that only the daemon's user can put sockets there; one that is there
+    must not let others replace the socket. The file never has wider permissions than in the end. A socket file that
+    nobody listens on is replaced.
 
     Raises:
-        StartupError: the path is taken by another daemon or is not a socket, or the system refuses it.
+        StartupError: the path is taken by another daemon or is not a socket, others could replace it, or the system
+            refuses it.
     """
     with ExitStack() as undo:
         listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
-            _make_directory(path.parent)
+            make_directory(path.parent)
+            check_directory("directory", path.parent, group=group_gid, sticky=True)
             _bind(listener, path)
             undo.callback(path.unlink, missing_ok=True)
             if group_gid is not None:
@@ -99,12 +102,6 @@ def _bind(listener: socket.socket, path: Path) -> None:
             raise
         _remove_stale(path)
         listener.bind(os.fsencode(path))
-
-
-def _make_directory(directory: Path) -> None:
-    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
-        missing.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
-        missing.chmod(DIRECTORY_MODE)
 
 
 def _remove_stale(path: Path) -> None:

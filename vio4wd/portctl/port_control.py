@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 ADD_SOCK_SOURCE = "virtio_add_sock_dev_pair()"
 REMOVE_SOCK_SOURCE = "virtio_remove_sock_dev_pair()"
+PATIENCE_S = 1.5
+"""How long a request waits to begin. Known clients wait 2 s for the answer, our own tool for a slow device as well."""
 
 
 class PortControlService:
@@ -64,11 +66,12 @@ class PortControlService:
 
     async def _add(self, request: PortControlRequest) -> None:
         device = _attachment(request)
-        await self._controller.add_vf(_relay(request), device, conditional=request.conditional)
+        await self._controller.add_vf(_relay(request), device, conditional=request.conditional, patience_s=PATIENCE_S)
 
     async def _remove(self, request: PortControlRequest) -> None:
         device = _named_device(request)
-        await self._controller.remove_vf(_relay(request), device, conditional=request.conditional)
+        relay = _relay(request)
+        await self._controller.remove_vf(relay, device, conditional=request.conditional, patience_s=PATIENCE_S)
 
     async def _add_sock(self, request: PortControlRequest) -> None:
         _ignore_relay(request)
@@ -76,7 +79,7 @@ class PortControlService:
         path = _vhost_path(request)
         if path is None:
             raise RequestError("add_sock: no vhost-user socket path is given", code=-1, source=ADD_SOCK_SOURCE)
-        await self._controller.add_socket(path, device, conditional=request.conditional)
+        await self._controller.add_socket(path, device, conditional=request.conditional, patience_s=PATIENCE_S)
 
     async def _remove_sock(self, request: PortControlRequest) -> None:
         _ignore_relay(request)
@@ -88,7 +91,7 @@ class PortControlService:
                 code=-1,
                 source=REMOVE_SOCK_SOURCE,
             )
-        await self._controller.remove_socket(path, device, conditional=request.conditional)
+        await self._controller.remove_socket(path, device, conditional=request.conditional, patience_s=PATIENCE_S)
 
     async def _query_pci(self, request: PortControlRequest) -> str:
         path = _vhost_path(request)

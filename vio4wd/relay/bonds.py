@@ -117,6 +117,8 @@ class Member:
     def dead(self) -> bool:
         """The port is of no use, and its driver does not know."""
         assert self.port is not None
+        if self.port.trouble:
+            return True
         return bool(self.interface) and (self.replaced or (not self.carrier and self.port.link().up))
 
 

@@ -95,7 +95,7 @@ class Guests:
 
     def connected(self, relay: int) -> bool:
         """Whether a guest is running on the relay."""
-        return any(session.relay == relay and session.running for session in self._sessions.values())
+        return any(session.relay == relay and session.running for session in list(self._sessions.values()))
 
     def refresh(self, relay: int) -> None:
         """Read the relay's rings from rte_vhost anew, if a guest is running."""
@@ -143,7 +143,12 @@ class Guests:
 
     def _later(self, session: _Session) -> None:
         if session.running:
-            self._submit(self.refresh, session.relay)
+            self._submit(self._refresh_unless_paused, session.relay)
+
+    def _refresh_unless_paused(self, relay: int) -> None:
+        """During a pause rte_vhost may be replacing the guest's memory; whoever ends it refreshes."""
+        if not self._lanes.sides(relay).paused:
+            self.refresh(relay)
 
     def _update(self, session: _Session) -> None:
         """Bring the lanes in line with the session, if its guest is still running."""
@@ -163,8 +168,8 @@ class Guests:
         with session.lock:
             if not session.running:
                 return
-            session.running = False
             self._lanes.set(session.relay, guest=None)
+            session.running = False  # until here it needs the relay's buffers
             if session.announced:
                 session.announced = False
                 log.info("relay %d: guest is down", session.relay)

@@ -38,11 +38,22 @@ class VirtioState(enum.Enum):
 
 
 @dataclass(frozen=True)
+class LaneBursts:
+    """How many bursts of one queue pair's lane the direct engine and the library engine have moved."""
+
+    queue_pair: int
+    direct: int
+    library: int
+
+
+@dataclass(frozen=True)
 class DirectionCounters:
     """Counters of one direction of a relay, summed over its queue pairs. They never go back.
 
     ``received`` is what came from the near side (VF for vf_to_vm, VM for vm_to_vf), ``sent`` what the far side took.
-    ``cycles`` are TSC cycles of polls that moved packets, estimated from one round in 16.
+    ``too_long`` are frames of the VM that no VF of this MTU may be given.
+    ``cycles`` are TSC cycles of polls that moved packets, estimated from one round in 16. ``lanes`` has the lanes that
+    have moved any, by queue pair.
     """
 
     received_pkts: int = 0
@@ -53,9 +64,12 @@ class DirectionCounters:
     queue_full_bytes: int = 0
     not_connected_pkts: int = 0
     not_connected_bytes: int = 0
+    too_long_pkts: int = 0
+    too_long_bytes: int = 0
     cycles: int = 0
     direct_bursts: int = 0
     library_bursts: int = 0
+    lanes: tuple[LaneBursts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,20 +110,37 @@ class RelayController(Protocol):
     """Changes relays. State changes are serialized per relay; each completes or leaves things as they were.
 
     Every method that changes something raises RequestError (code and source as port control clients know them).
-    With ``conditional`` a request that would change nothing succeeds; without it that is an error.
+    With ``conditional`` a request that would change nothing succeeds; without it that is an error. With ``patience_s``
+    a request that cannot begin within that time is refused, instead of carried out when nobody waits any more.
     """
 
-    async def add_vf(self, relay: int, device: Attachment, *, conditional: bool = True) -> None:
+    async def add_vf(
+        self, relay: int, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> None:
         """Put a VF, a virtual device or a bond on a relay."""
 
-    async def remove_vf(self, relay: int, device: Attachment | str | None, *, conditional: bool = True) -> None:
+    async def remove_vf(
+        self,
+        relay: int,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
+    ) -> None:
         """Take the VF or bond off a relay; ``device`` (a str names a bond) must match what is there unless None."""
 
-    async def add_socket(self, path: Path, device: Attachment, *, conditional: bool = True) -> int:
+    async def add_socket(
+        self, path: Path, device: Attachment, *, conditional: bool = True, patience_s: float | None = None
+    ) -> int:
         """Register a vhost-user socket with a device on the lowest free relay; answers the relay's number."""
 
     async def remove_socket(
-        self, path: Path | None, device: Attachment | str | None, *, conditional: bool = True
+        self,
+        path: Path | None,
+        device: Attachment | str | None,
+        *,
+        conditional: bool = True,
+        patience_s: float | None = None,
     ) -> None:
         """Take a socket and its device away, found by path, by device (a str names a bond), or by both."""
 

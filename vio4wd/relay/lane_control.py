@@ -8,11 +8,12 @@ and in the guest's ring for the microseconds that it takes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vio4wd.dpdk_ffi.mempool import flush
 from vio4wd.dpdk_ffi.vhost import Region, VringInfo
 from vio4wd.relay.direct.attach import DirectRings
 from vio4wd.relay.direct.rings import F_RING_PACKED, NET_F_MRG_RXBUF
@@ -116,10 +117,14 @@ class _Relay:
 
 
 class LaneControl:
-    """The lanes of all relays that this worker carries. Its methods may be called from any thread."""
+    """The lanes of all relays that this worker carries. Its methods may be called from any thread.
 
-    def __init__(self, table: LaneTable, lcores: Lcores, rings: DirectRings) -> None:
+    ``longest`` is how many bytes a frame for a VF may have.
+    """
+
+    def __init__(self, table: LaneTable, lcores: Lcores, rings: DirectRings, *, longest: int) -> None:
         self._table = table
+        self._longest = longest
         self._rings = rings
         self._lcores = lcores
         self._relays: dict[int, _Relay] = {}
@@ -139,12 +144,10 @@ class LaneControl:
         """
         with self._lock:
             state = self._relays.setdefault(relay, _Relay())
-            if not state.lanes:
-                self._adopt(relay)
-            before = state.sides
-            state.sides = edit(before)
-            if state.sides != before:
-                self._switch(relay, state)
+            after = edit(state.sides)
+            if after != state.sides:
+                self._switch(relay, state, after)
+                state.sides = after
 
     def set(self, relay: int, **fields: object) -> None:
         """``change`` that replaces the named fields of RelaySides."""
@@ -162,7 +165,10 @@ class LaneControl:
         return found
 
     def _adopt(self, relay: int) -> None:
-        """Begin anew with a relay that has no lanes here: another worker may have died with them as they are."""
+        """Begin anew with a relay that has had no lanes here: another worker may have died with them as they are.
+
+        Until then its records may be those of a worker that carries it now.
+        """
         lanes = self._table.lanes[relay_lanes(relay).start : relay_lanes(relay).stop]
         lanes["mode"] = LaneMode.OFF
         lanes["not_connected_pkts"] += lanes["held_count"].astype(np.uint64)
@@ -170,31 +176,47 @@ class LaneControl:
         lanes["held_count"] = 0
         lanes["held_bytes"] = 0
         lanes["view"]["loaded"] = 0
+        lanes["view"]["known"] = 0
 
-    def _switch(self, relay: int, state: _Relay) -> None:
-        new = _plan(relay, state.sides)
+    def _switch(self, relay: int, state: _Relay, sides: RelaySides) -> None:
+        new = _plan(relay, sides)
+        if new and not state.lanes:
+            self._adopt(relay)
         self._silence(state.lanes.keys(), new.keys())
         for index in state.lanes:
             self._rings.give_back(self._table.lanes[index])
         for index in state.lanes.keys() | new.keys():
-            self._write(index, new.get(index, _Lane()), state.sides)
+            self._write(index, new.get(index, _Lane()), sides)
         state.lanes = new
-        if state.sides.paused or state.sides.vf_busy:
+        if state.sides.guest and not sides.guest:
+            self._table.lanes["view"]["known"][relay_lanes(relay)] = 0  # the next guest's rings are others
+        if sides.paused or sides.vf_busy:
             return
-        cpus = {index: self._cpu(index, state.sides) if index in new else None for index in relay_lanes(relay)}
+        self._assign(relay, new, sides)
+        for index, lane in new.items():
+            guest, record = sides.guest, self._table.lanes[index]
+            if guest and lane.ring and lane.ring.info:
+                if lane.mode is LaneMode.FORWARD:
+                    self._rings.take(record, relay, lane.ring.info, guest.regions, guest.features)
+                else:
+                    self._rings.leave(record)
+            self._table.lanes["mode"][index] = lane.mode
+
+    def _assign(self, relay: int, new: Mapping[int, _Lane], sides: RelaySides) -> None:
+        """Put the relay's lanes on their lcores; those that have no lane of it any more keep none of its buffers."""
+        indexes = relay_lanes(relay)
+        before = self._lcores.serving(indexes)
+        cpus = {index: self._cpu(index, sides) if index in new else None for index in indexes}
         if self._lcores.assign(cpus):
             self._lcores.quiesce()
-        for index, lane in new.items():
-            if state.sides.guest and lane.ring and lane.ring.info and lane.mode is LaneMode.FORWARD:
-                guest = state.sides.guest
-                self._rings.take(self._table.lanes[index], relay, lane.ring.info, guest.regions, guest.features)
-            self._table.lanes["mode"][index] = lane.mode
+        for lcore in before - self._lcores.serving(indexes) if sides.mempool else ():
+            flush(sides.mempool, lcore)
 
     def _silence(self, old: Set[int], staying: Set[int]) -> None:
         """Switch lanes off; those that do not stay give up what they hold first."""
         modes = self._table.lanes["mode"]
         wanted = {index: LaneMode.OFF if index in staying else LaneMode.FLUSH for index in old}
-        if all(modes[index] == mode for index, mode in wanted.items()):
+        if all(mode == modes[index] == LaneMode.OFF for index, mode in wanted.items()):
             return
         for index, mode in wanted.items():
             modes[index] = mode
@@ -209,6 +231,7 @@ class LaneControl:
         record["burst_queue"] = lane.burst_queue
         record["pulse"] = lane.pulse
         record["mempool"] = sides.mempool
+        record["longest"] = self._longest
         record["refusals"] = 0
         if sides.guest is not None and lane.ring is not None:
             record["vid"] = sides.guest.vid

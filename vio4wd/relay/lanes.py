@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vio4wd.relay.direct.ring_record import RING
-from vio4wd.relay.interface import RELAYS, DirectionCounters
+from vio4wd.relay.interface import RELAYS, DirectionCounters, LaneBursts
 
 QUEUE_PAIRS = 32
 """Queue pairs of one relay."""
@@ -61,6 +61,8 @@ COUNTERS = (
     "queue_full_bytes",
     "not_connected_pkts",
     "not_connected_bytes",
+    "too_long_pkts",
+    "too_long_bytes",
     "cycles",
     "direct_bursts",
     "library_bursts",
@@ -76,6 +78,7 @@ LANE = np.dtype(
         ("burst_function", "i8"),  # eth_rx_burst_t or eth_tx_burst_t of the VF
         ("burst_queue", "i8"),  # its first argument
         ("mempool", "i8"),  # struct rte_mempool * for packets from the guest
+        ("longest", "i8"),  # bytes of the longest frame that the VF may be given
         ("packed", "i4"),  # the guest's rings are packed
         ("mergeable", "i4"),  # VIRTIO_NET_F_MRG_RXBUF
         ("ring_size", "i4"),
@@ -157,4 +160,7 @@ class LaneTable:
     def counters(self, relay: int, direction: Direction) -> DirectionCounters:
         """The counters of one direction, summed over its queue pairs."""
         lanes = self.of(relay, direction)
-        return DirectionCounters(**{name: int(lanes[name].sum()) for name in COUNTERS})
+        direct, library = lanes["direct_bursts"], lanes["library_bursts"]
+        used = np.flatnonzero(direct | library)
+        bursts = tuple(LaneBursts(int(pair), int(direct[pair]), int(library[pair])) for pair in used)
+        return DirectionCounters(**{name: int(lanes[name].sum()) for name in COUNTERS}, lanes=bursts)

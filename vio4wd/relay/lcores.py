@@ -106,6 +106,11 @@ class Lcores:
         self._publish(changed)
         return bool(changed)
 
+    def serving(self, lanes: Iterable[int]) -> set[int]:
+        """The lcores (EAL's numbers) that have any of these lanes in their lists."""
+        wanted = set(lanes)
+        return {core.lcore for core in self._cores.values() if core.lanes & wanted}
+
     def _publish(self, cpus: Iterable[int]) -> None:
         for cpu in cpus:
             core = self._cores[cpu]

@@ -12,7 +12,7 @@ import numba
 from numba import types
 
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS
-from vio4wd.relay.native import load32, load64, native
+from vio4wd.relay.native import load32, load64, native, store64
 
 HELD = LANE_RECORD_OFFSETS["held"]
 
@@ -43,13 +43,49 @@ def packet_bytes(packets: int, count: int) -> Any:
     return total
 
 
+@numba.njit(error_model="numpy")
+def count_too_long(lane: Any, size: int) -> None:
+    """Count a packet of the guest that was dropped because the VF could not take it."""
+    lane.received_pkts += 1
+    lane.received_bytes += size
+    lane.too_long_pkts += 1
+    lane.too_long_bytes += size
+
+
+@numba.njit(error_model="numpy")
+def _drop_too_long(core: Any, lane: Any, packets: int, count: int) -> Any:
+    kept = 0
+    for i in range(count):
+        packet = load64(packets + 8 * i)
+        size = load32(packet + MBUF_PKT_LEN)
+        if size <= lane.longest:
+            store64(packets + 8 * kept, packet)
+            kept += 1
+        else:
+            count_too_long(lane, size)
+            _free_bulk(core.free_bulk, packets + 8 * i, types.uint32(1))
+    return kept
+
+
+@numba.njit(inline="always", error_model="numpy")
+def fitting(core: Any, lane: Any, packets: int, count: int) -> Any:
+    """Drop what the guest sent in excess of the VF's longest frame; answers how many packets are left."""
+    most = 0
+    for i in range(count):
+        most = max(most, load32(load64(packets + 8 * i) + MBUF_PKT_LEN))
+    return count if most <= lane.longest else _drop_too_long(core, lane, packets, count)
+
+
 @numba.njit(inline="always", error_model="numpy")
 def _receive(core: Any, lane: Any, packets: int) -> Any:
     """Read a burst from the near side into the empty hold of the lane; answers how many packets."""
     if lane.direction == 0:
-        count = _burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST))
+        count = types.intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
     else:
-        count = _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
+        count = types.intp(
+            _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
+        )
+        count = fitting(core, lane, packets, count)
     if count:
         size = packet_bytes(packets, count)
         lane.received_pkts += count

@@ -25,6 +25,7 @@ failed          message: the worker could not start, and exits
 log             level (Python's), logger, message
 guest           relay, connected (bool), numa_node
 lane_fault      relay, queue_pair, direction, message
+vf_lost         relay, message: the VF is of no use until it is removed and added again
 =============== ====================================================================================================
 """
 

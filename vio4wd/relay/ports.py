@@ -17,6 +17,7 @@ from vio4wd.dpdk_ffi.mempool import Mempool
 from vio4wd.errors import WorkerError
 from vio4wd.relay.bonds import BondKeeper, OpenBond
 from vio4wd.relay.lane_control import LaneControl, QueueBursts
+from vio4wd.relay.lanes import BURST, QUEUE_PAIRS
 
 log = logging.getLogger(__name__)
 
@@ -24,14 +25,31 @@ DESCRIPTORS = 512
 """Wanted descriptors of a VF's queues."""
 
 MEMPOOL_CACHE = 256
-POOL_BUFFERS = 2047
-"""Buffers of one relay: both VF rings full, lanes' holds and lcores' caches on top."""
+_CACHED = 2 * (MEMPOOL_CACHE * 3 // 2)
+"""Buffers in the caches of the two lcores that serve a relay; a cache may hold half as much again as its size."""
+
+_HELD = BURST * (QUEUE_PAIRS + 1)
+"""Buffers that the lanes of a relay hold at the most: one VF queue, and all that a guest may have."""
 
 STANDARD_MTU = 1500
 JUMBO_MTU = 9000
 _HEADROOM_BYTES = 128
-_FRAME_OVERHEAD_BYTES = 26  # Ethernet header, two VLAN tags, FCS
+_FRAME_OVERHEAD_BYTES = 22  # Ethernet header, two VLAN tags
+_FCS_BYTES = 4  # which a port may write behind the frame
 _STANDARD_DATA_BYTES = 2048
+
+
+def longest_frame(mtu: int) -> int:
+    """Bytes of the longest frame that a VF of this MTU may be given; some stop at the sight of a longer one."""
+    return mtu + _FRAME_OVERHEAD_BYTES
+
+
+def pool_buffers(ports: int, rx_descriptors: int, tx_descriptors: int) -> int:
+    """Buffers that a relay needs whose VF has that many ports (members of a bond), so that none ever waits for one."""
+    return ports * (rx_descriptors + tx_descriptors) + _HELD + _CACHED
+
+
+_LEAST_BUFFERS = pool_buffers(1, DESCRIPTORS, DESCRIPTORS)
 
 
 class PortStage(enum.Enum):
@@ -60,11 +78,12 @@ class PortError(WorkerError):
 
 
 @contextlib.contextmanager
-def _stage(stage: PortStage, device: object) -> Iterator[None]:
+def _stage(stage: PortStage, device: object = None) -> Iterator[None]:
+    """DPDK's errors as those of a stage; ``device`` where they do not name it by themselves."""
     try:
         yield
     except DpdkError as error:
-        raise PortError(stage, f"{device}: {error}") from error
+        raise PortError(stage, str(error) if device is None else f"{device}: {error}") from error
 
 
 @dataclass
@@ -72,6 +91,7 @@ class _Port:
     attachment: Attachment
     port: EthPort
     bond: OpenBond | None = None
+    reported: bool = False
 
     def remove(self) -> None:
         """Give everything back to DPDK, in the order that it wants."""
@@ -92,23 +112,31 @@ class Ports:
         self._mtu = mtu
         self._in_use = in_use
         self._ports: dict[int, _Port] = {}
-        self._pools: dict[int, Mempool] = {}
+        self._pools: dict[int, list[Mempool]] = {}
         self._pools_lock = threading.Lock()
         self._keeper = BondKeeper(lambda relay, on: lanes.set(relay, vf_busy=on))
 
-    def mempool(self, relay: int, numa_node: int = -1) -> int:
+    def mempool(self, relay: int) -> int:
         """The address of a relay's buffers, made at first use.
 
         Raises:
             PortError: no memory.
         """
-        data = max(_STANDARD_DATA_BYTES, self._mtu + _FRAME_OVERHEAD_BYTES) + _HEADROOM_BYTES
+        return self._pool(relay, _LEAST_BUFFERS).address
+
+    def _pool(self, relay: int, buffers: int, numa_node: int = -1) -> Mempool:
+        """The relay's mempool, a new one if it has none with as many buffers.
+
+        A smaller one stays for as long as the relay has any: lanes may be using it.
+        """
+        data = max(_STANDARD_DATA_BYTES, longest_frame(self._mtu) + _FCS_BYTES) + _HEADROOM_BYTES
         with self._pools_lock, _stage(PortStage.MEMORY, f"relay {relay}"):
-            if relay not in self._pools:
-                self._pools[relay] = Mempool.create(
-                    f"relay{relay}", POOL_BUFFERS, cache_size=MEMPOOL_CACHE, data_room=data, socket_id=numa_node
-                )
-            return self._pools[relay].address
+            pools = self._pools.get(relay, [])
+            if not pools or pools[-1].count < buffers:
+                name = f"relay{relay}.{len(pools)}"
+                pool = Mempool.create(name, buffers, cache_size=MEMPOOL_CACHE, data_room=data, socket_id=numa_node)
+                self._pools[relay] = [*pools, pool]
+            return self._pools[relay][-1]
 
     def add(self, relay: int, attachment: Attachment, *, degraded: bool = False) -> int:
         """Probe, configure and start a VF or bond and let the relay's lanes use it; answers its NUMA node.
@@ -131,6 +159,7 @@ class Ports:
             bursts = port.burst(0)
             pulse = isinstance(attachment, Bond) and attachment.mode is BondMode.LACP
             queue = QueueBursts(bursts.rx_function, bursts.rx_queue, bursts.tx_function, bursts.tx_queue, pulse)
+            undo.callback(self._lanes.set, relay, queues=())
             self._lanes.set(relay, queues=(queue,), mempool=self.mempool(relay))
             undo.pop_all()
         if opened.bond is not None:
@@ -157,17 +186,31 @@ class Ports:
             self.release_mempool(relay)
         log.info("relay %d: removed %s", relay, port.attachment)
 
+    def newly_lost(self) -> list[tuple[int, str]]:
+        """Relays whose VF is of no use any more until it is opened anew, with the reason; each VF is told of once.
+
+        Bonds look after their members by themselves.
+        """
+        found = []
+        for relay, port in list(self._ports.items()):
+            trouble = port.port.trouble
+            if trouble and not port.reported:
+                port.reported = True
+                found.append((relay, trouble))
+        return found
+
     def release_mempool(self, relay: int) -> None:
         """Free a relay's buffers if neither VF nor guest needs them."""
         with self._pools_lock:
             if relay in self._ports or self._in_use(relay) or relay not in self._pools:
                 return
             self._lanes.set(relay, mempool=0)
-            pool = self._pools.pop(relay)
-        if pool.in_use():
-            log.error("relay %d: %d buffers were not given back; their memory stays reserved", relay, pool.in_use())
-        else:
-            pool.free()
+            pools = self._pools.pop(relay)
+        for pool in pools:
+            if pool.in_use():
+                log.error("relay %d: %d buffers were not given back; their memory stays reserved", relay, pool.in_use())
+            else:
+                pool.free()
 
     def close(self) -> None:
         """Remove all VFs; errors are logged."""
@@ -183,7 +226,7 @@ class Ports:
     def _open(self, attachment: Attachment, undo: contextlib.ExitStack, *, degraded: bool) -> _Port:
         if isinstance(attachment, Bond):
             return self._open_bond(attachment, undo, degraded=degraded)
-        with _stage(PortStage.PROBE, attachment):
+        with _stage(PortStage.PROBE):
             port = EthPort.probe(attachment.devargs)
         undo.callback(port.remove)
         return _Port(attachment, port)
@@ -206,9 +249,11 @@ class Ports:
         with _stage(PortStage.CONFIGURE, attachment):
             port.configure(1, 1, mtu=self._mtu)
             rx_descriptors, tx_descriptors = port.adjust_descriptors(DESCRIPTORS, DESCRIPTORS)
-        self.mempool(relay, port.info().socket_id)
+        members = len(attachment.members) if isinstance(attachment, Bond) else 1
+        buffers = pool_buffers(members, rx_descriptors, tx_descriptors)
+        pool = self._pool(relay, max(buffers, _LEAST_BUFFERS), port.info().socket_id)
         with _stage(PortStage.RX_QUEUE, attachment):
-            port.setup_rx(0, rx_descriptors, self._pools[relay])
+            port.setup_rx(0, rx_descriptors, pool)
         with _stage(PortStage.TX_QUEUE, attachment):
             port.setup_tx(0, tx_descriptors)
         with _stage(PortStage.START, attachment):

@@ -6,13 +6,14 @@ two seconds, on the command ``stop``, on SIGTERM, and when the supervisor goes a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from vio4wd.relay.lcore_record import FUNCTIONS
 from vio4wd.relay.lcores import Lcores
 from vio4wd.relay.loop import compile_loop
 from vio4wd.relay.messages import Command, Event, Reply, attachment_from_json
-from vio4wd.relay.ports import PortError, Ports
+from vio4wd.relay.ports import PortError, Ports, longest_frame
 from vio4wd.relay.work_thread import WorkThread
 from vio4wd.relay.worker_options import WorkerOptions
 
@@ -56,19 +57,22 @@ class Worker:
         cached = use_cache()  # before anything is compiled, the binding's log writer included
         dpdk = load()
         mbuf.check(dpdk.layout)
-        self._eal = Eal.init(
-            EalOptions(
-                main_cpu=options.main_cpu,
-                worker_cpus=options.worker_cpus,
-                file_prefix=options.name,
-                huge_dir=Path(options.huge_dir) if options.huge_dir else None,
-                log_level=LogLevel.INFO if options.log_level <= logging.DEBUG else LogLevel.NOTICE,
-                vfio_vf_token=options.vfio_vf_token or None,
+        with _sigterm_later():  # EAL, interrupted, would leave files
+            self._eal = Eal.init(
+                EalOptions(
+                    main_cpu=options.main_cpu,
+                    worker_cpus=options.worker_cpus,
+                    file_prefix=options.name,
+                    huge_dir=Path(options.huge_dir) if options.huge_dir else None,
+                    log_level=LogLevel.INFO if options.log_level <= logging.DEBUG else LogLevel.NOTICE,
+                    vfio_vf_token=options.vfio_vf_token or None,
+                )
             )
-        )
         functions = {field: dpdk.address(symbol) for field, symbol in FUNCTIONS.items()}
         self._lcores = Lcores(self._eal, functions, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
-        self._lanes = LaneControl(table, self._lcores, DirectRings(options.ring_engine))
+        self._lanes = LaneControl(
+            table, self._lcores, DirectRings(options.ring_engine), longest=longest_frame(options.mtu)
+        )
         self._ports = Ports(self._lanes, mtu=options.mtu, in_use=self._has_guest)
         self._port_thread = WorkThread("ports")
         self._guest_thread = WorkThread("guests")
@@ -107,6 +111,11 @@ class Worker:
                 "direction": fault.direction.name.lower(),
             }
             self._channel.send(Event("lane_fault", arguments | {"message": fault.message}))
+
+    def report_lost_vfs(self) -> None:
+        """Tell the supervisor of VFs that are to be opened anew."""
+        for relay, reason in self._ports.newly_lost():
+            self._channel.send(Event("vf_lost", {"relay": relay, "message": reason}))
 
     def close(self) -> None:
         """Release everything; the lcores stop last."""
@@ -178,6 +187,16 @@ class Worker:
         raise ProtocolError(f"unknown worker command, arguments {args}")
 
 
+@contextlib.contextmanager
+def _sigterm_later() -> Iterator[None]:
+    """Hold SIGTERM back; threads that are started meanwhile leave it to this one for good."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
     """Take commands until told to stop, by command, by signal, or by the supervisor's end."""
     with selectors.DefaultSelector() as selector:
@@ -185,6 +204,7 @@ def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
         selector.register(wakeup, selectors.EVENT_READ)
         while True:
             worker.report_faults()
+            worker.report_lost_vfs()
             for key, _ in selector.select(FAULT_POLL_S):
                 if key.fileobj is wakeup:
                     log.info("worker stops on a signal")
@@ -203,13 +223,13 @@ def main() -> int:
     wakeup, signalled = socket.socketpair()
     signalled.setblocking(False)
     signal.set_wakeup_fd(signalled.fileno())
-    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = Worker(options, channel, table)
     except ForwarderError as error:
         channel.send(Event("failed", {"message": str(error)}))
         return 1
+    signal.signal(signal.SIGTERM, lambda *_: None)  # until here it has ended the process at once
     try:
         _serve(worker, channel, wakeup)
     finally:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 START_LIMIT_S = 180.0
 """Compiling the loop for the first time on a slow machine takes most of it."""
 
+ABANDON_LIMIT_S = 1.0
+"""How long a worker that is still starting may take to leave: EAL is not interrupted in its own start."""
+
 STOP_LIMIT_S = 2.0
 CALL_LIMIT_S = 10.0
 
@@ -76,6 +79,7 @@ class WorkerProcess:
 
         Raises:
             StartupError: it could not start; the message is the worker's own.
+            OSError: the system has no descriptor, memory or process left for it.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -83,13 +87,16 @@ class WorkerProcess:
         self._started = loop.create_future()
         root = str(Path(vio4wd.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-        with theirs:
+        with contextlib.ExitStack() as undo, theirs:
+            undo.enter_context(ours)
             arguments = [str(theirs.fileno()), str(self._lanes_fd), self._options.encode()]
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "vio4wd.relay.worker", *arguments,
                 pass_fds=(theirs.fileno(), self._lanes_fd), stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
+                process_group=0,  # Ctrl-C in a terminal is for the supervisor, which stops its workers
             )  # fmt: skip
+            undo.pop_all()
         self._channel = ours
         loop.add_reader(ours, self._readable)
         self._waiter = loop.create_task(self._wait())
@@ -99,7 +106,7 @@ class WorkerProcess:
         except TimeoutError:
             await self.kill()
             raise StartupError(f"{self._options.name} was not ready within {START_LIMIT_S:.0f} s") from None
-        except StartupError:
+        except (StartupError, asyncio.CancelledError):
             await self.kill()
             raise
 
@@ -139,6 +146,17 @@ class WorkerProcess:
         _, late = await asyncio.wait({self._waiter}, timeout=STOP_LIMIT_S)
         if late:
             log.error("%s did not stop within %.0f s and is killed", self._options.name, STOP_LIMIT_S)
+            await self.kill()
+
+    async def abandon(self) -> None:
+        """End a process that is still starting: kindly, since EAL would leave files if it was killed in its start."""
+        self._stopping = True
+        if self._process is None or self._waiter is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        _, late = await asyncio.wait({self._waiter}, timeout=ABANDON_LIMIT_S)
+        if late:
             await self.kill()
 
     async def kill(self) -> None:

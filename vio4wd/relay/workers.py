@@ -28,12 +28,17 @@ SPARE_RETRY_S = 10.0
 
 @dataclass
 class Slot:
-    """A place for one worker process, which successive processes take: the relays it carries and the ports it has."""
+    """A place for one worker process, which successive processes take: the relays it carries and the ports it has.
+
+    Whoever has a port added or removed holds ``port_turn``: a worker does one after the other, and the limit on a
+    command must not count those before it.
+    """
 
     number: int
     process: WorkerProcess = field(init=False)
     relays: set[int] = field(default_factory=set)
     ports: int = 0
+    port_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     started: float = 0.0
     young_deaths: int = 0
 
@@ -157,12 +162,15 @@ class Workers:
         Raises:
             StartupError: it could not be started.
         """
-        process = self._make()
         try:
-            await process.start()
-        except asyncio.CancelledError:
-            await process.kill()
-            raise
+            process = self._make()
+            try:
+                await process.start()
+            except asyncio.CancelledError:
+                await process.abandon()
+                raise
+        except OSError as error:
+            raise StartupError(f"a worker process cannot be started: {error}") from error
         if not process.alive:
             raise StartupError("a worker process ended as soon as it was ready")
         return process

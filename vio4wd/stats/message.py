@@ -66,6 +66,8 @@ def _vm_to_vf(snapshot: RelaySnapshot, rates: DirectionRates) -> RelayState.VMto
         bytes_dropped_vf_queue_full=counters.queue_full_bytes,
         pkts_dropped_vf_not_connected=counters.not_connected_pkts,
         bytes_dropped_vf_not_connected=counters.not_connected_bytes,
+        pkts_dropped_vf_too_long=counters.too_long_pkts,
+        bytes_dropped_vf_too_long=counters.too_long_bytes,
         pkt_rate_rx_from_vm=rates.received_pps,
         byte_rate_rx_from_vm=rates.received_bytes_per_s,
         pkt_rate_tx_to_vf=rates.sent_pps,
@@ -80,4 +82,8 @@ def _work(counters: DirectionCounters, rates: DirectionRates) -> RelayState.Work
         load=rates.load,
         direct_bursts=counters.direct_bursts,
         library_bursts=counters.library_bursts,
+        lane=[
+            RelayState.Work.Lane(queue_pair=lane.queue_pair, direct_bursts=lane.direct, library_bursts=lane.library)
+            for lane in counters.lanes
+        ],
     )

@@ -41,6 +41,11 @@ def _lines(name: str, value: object) -> Iterator[str]:
         yield f"{name}={value}"
 
 
+def _lane_lines(name: str, lane: StatsResponse.RelayState.Work.Lane) -> Iterator[str]:
+    yield f"{name}.direct_bursts={lane.direct_bursts}"
+    yield f"{name}.library_bursts={lane.library_bursts}"
+
+
 def _direction_lines(prefix: str, direction: Message, cpu: int | None, suppress_zero: bool) -> Iterator[str]:
     measured = prefix if cpu is None else f"{prefix}.cpu_{cpu}"
     for field, value in direction.ListFields():
@@ -48,7 +53,10 @@ def _direction_lines(prefix: str, direction: Message, cpu: int | None, suppress_
             yield f"{prefix}.{field.name}={value}"
         elif field.type == field.TYPE_MESSAGE:
             for inner_field, inner in value.ListFields():
-                if inner or not suppress_zero:
+                if inner_field.name == "lane":
+                    for lane in inner:
+                        yield from _lane_lines(f"{measured}.{field.name}.queue_{lane.queue_pair}", lane)
+                elif inner or not suppress_zero:
                     yield from _lines(f"{measured}.{field.name}.{inner_field.name}", inner)
         elif value or not suppress_zero:
             yield from _lines(f"{measured}.{field.name}", value)

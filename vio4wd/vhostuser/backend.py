@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from vio4wd.relay.direct.ring_record import SavedPosition
+
 
 class BackEnd(Protocol):
     """Connects to and disconnects from the private socket that the broker listens on for one session.
@@ -27,8 +29,5 @@ class BackEnd(Protocol):
     async def resume(self, relay: int) -> None:
         """Let the lanes of the relay work the rings again, with fresh views of rings and memory."""
 
-    def saved_ring_base(self, relay: int, ring: int) -> int | None:
-        """The ring index that the last worker saved for a ring in shared memory, None where it saved none.
-
-        Bits as in VHOST_USER_SET_VRING_BASE: for packed rings bit 15 is the wrap counter, bits 16-31 the used side.
-        """
+    def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
+        """Where a ring was when the last worker died, as that left it in shared memory; None where it did not."""

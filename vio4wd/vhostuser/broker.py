@@ -51,8 +51,8 @@ class Broker:
         self._options = options or Options()
         self._on_change = on_change or (lambda relay: None)
         self._ports: dict[int, _Port] = {}
-        self._lost: set[int] = set()
         self._numbers = itertools.count()
+        self._trial = asyncio.Lock()
         if len(bytes(private_dir)) > MAX_PATH_BYTES - len("/63-4294967295.sock"):
             raise EndpointError(f"directory {private_dir}: its path is too long for sockets in it")
         try:
@@ -90,9 +90,11 @@ class Broker:
             self._private_dir.rmdir()
 
     def worker_lost(self, relays: Iterable[int]) -> None:
-        """The worker that carried these relays died (or has not started yet): keep front ends until ``replay``."""
+        """The worker that carried these relays died: keep the front ends that are there until ``replay``.
+
+        Front ends that come later try to attach, and so find out for themselves whether there is a worker again.
+        """
         for relay in relays:
-            self._lost.add(relay)
             session = self._session(relay)
             if session is not None:
                 session.worker_lost()
@@ -101,25 +103,32 @@ class Broker:
         """Take a relay's session from its living worker, for a move to another one, where ``replay`` then puts it.
 
         Lanes are paused, rings stopped exactly where they are, the connection closed and the worker detached when this
-        returns; new front ends wait as well. A worker that dies meanwhile is no error.
+        returns. A worker that dies meanwhile is no error.
         """
         session = self._session(relay)
         if session is not None:
             await session.release()
-        self._lost.add(relay)
 
     async def replay(self, relay: int) -> None:
         """A worker for the relay is ready: attach the front end's session to it as it was, where there is a front end.
 
-        A session that cannot go on (a ring's position is unknown, features are missing) is cut off and logged.
+        A session that cannot go on (a ring's position is unknown, features are missing) is cut off and logged. Sessions
+        that two workers died of, as it seems, come one at a time and after all others have settled, so that the next
+        death tells which of them it was.
 
         Raises:
             WorkerError: this worker failed as well; call again with the next.
         """
-        self._lost.discard(relay)
         session = self._session(relay)
-        if session is not None:
+        if session is None:
+            return
+        if not session.doubtful:
             await session.replay()
+            return
+        async with self._trial:
+            if session.orphaned:
+                await asyncio.sleep(self._options.settling_time)
+                await session.replay()
 
     def session(self, relay: int) -> SessionView | None:
         """The relay's session as it is now, None without a front end."""
@@ -140,10 +149,7 @@ class Broker:
         return port.session if port else None
 
     def _make_session(self, relay: int, sock: socket.socket) -> Session:
-        session = Session(relay, sock, self._back_end, lambda: self._private_path(relay), self._options)
-        if relay in self._lost:
-            session.worker_lost()
-        return session
+        return Session(relay, sock, self._back_end, lambda: self._private_path(relay), self._options)
 
     def _private_path(self, relay: int) -> Path:
         return self._private_dir / f"{relay}-{next(self._numbers)}.sock"

@@ -38,6 +38,7 @@ _REGION = struct.Struct("<QQQQ")
 _SINGLE_REGION = struct.Struct("<QQQQQ")
 _PAIR = struct.Struct("<QQ")
 _U64_END = 1 << 64
+_EVENTFD = "anon_inode:[eventfd]"
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,16 @@ def check_header(request: int, flags: int, size: int) -> None:
     """Refuse a front end's header before its payload is read.
 
     Raises:
-        ProtocolError: wrong version, a reply, or a size that is not right for the request.
+        ProtocolError: wrong version, a reply, a request that nobody offered, or a size that is not right for it.
     """
     if flags & VERSION_MASK != VERSION:
         raise ProtocolError(f"{name_of(request)}: protocol version {flags & VERSION_MASK}, must be {VERSION}")
     if flags & FLAG_REPLY:
         raise ProtocolError(f"{name_of(request)}: the reply flag is set in a request")
-    kind = rule_of(request).payload
+    rule = rule_of(request)
+    if rule.withheld:
+        raise ProtocolError(f"{name_of(request)}: it needs a protocol feature that was not offered")
+    kind = rule.payload
     if not kind.least <= size <= kind.most:
         right = str(kind.least) if kind.least == kind.most else f"{kind.least} to {kind.most}"
         raise ProtocolError(f"{name_of(request)}: payload of {size} bytes, must be {right}")
@@ -187,9 +191,12 @@ def check(message: Message, max_rings: int) -> None:
                 _check_region(message.name, region, fd)
         case Request.ADD_MEM_REG:
             _check_region(message.name, regions_of(message)[0], message.fds[0])
-        case Request.SET_LOG_BASE | Request.SET_INFLIGHT_FD:
+        case Request.SET_LOG_BASE:
             size, offset = _PAIR.unpack_from(message.payload)
             _check_inside(f"{message.name}: area", offset, size, message.fds[0])
+        case Request.SET_VRING_KICK | Request.SET_VRING_CALL | Request.SET_VRING_ERR:
+            for fd in message.fds:
+                _check_eventfd(message.name, fd)
         case Request.SET_VRING_NUM:
             _, size = ring_state(message)
             if not 1 <= size <= MAX_RING_SIZE:
@@ -251,6 +258,12 @@ def _check_inside(what: str, offset: int, size: int, fd: int) -> None:
         raise ProtocolError(
             f"{what}: bytes {offset:#x} to {offset + size:#x} are outside of its file of {status.st_size:#x} bytes"
         )
+
+
+def _check_eventfd(name: str, fd: int) -> None:
+    # Anything else (a pipe, a terminal) can hold up whoever writes to it, which is an lcore.
+    if str(Path(f"/proc/self/fd/{fd}").readlink()) != _EVENTFD:
+        raise ProtocolError(f"{name}: its file descriptor must be an eventfd")
 
 
 def _answers_at_once(fd: int) -> bool:

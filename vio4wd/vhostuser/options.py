@@ -10,7 +10,9 @@ class Options:
     """Limits of sessions. Times are in seconds.
 
     ``batch_gap`` is how long a pause waits for the front end's next message; ``replace_grace`` how long a second front
-    end waits for the first to leave.
+    end waits for the first to leave. ``settling_time`` is how long a worker must have carried a session for its death
+    to be none of the session's doing, unless the session has requests there; ``most_deaths`` of others in a row end the
+    session.
     """
 
     max_queue_pairs: int = 32
@@ -19,6 +21,8 @@ class Options:
     reply_delivery_timeout: float = 10.0
     batch_gap: float = 0.001
     replace_grace: float = 1.0
+    settling_time: float = 1.0
+    most_deaths: int = 3
 
     @property
     def max_rings(self) -> int:

@@ -158,7 +158,6 @@ class SessionRecord:
         yield from self._replay_memory()
         yield from self._kept(Request.SET_LOG_BASE)
         yield from self._kept(Request.SET_LOG_FD)
-        yield from self._kept(Request.SET_INFLIGHT_FD)
         for index, ring in sorted(self.rings.items()):
             yield from _replay_ring(index, ring, base_of)
         for index, ring in sorted(self.rings.items()):

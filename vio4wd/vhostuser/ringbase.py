@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from vio4wd.errors import ForwarderError
+from vio4wd.relay.direct.ring_record import SavedPosition
 from vio4wd.vhostuser.record import Ring, SessionRecord
 
 _USED_INDEX_OFFSET = 2
@@ -24,25 +25,26 @@ class UnknownRingBase(ForwarderError):
     """A session that cannot be taken over, because nobody knows where one of its rings was."""
 
 
-def ring_base(record: SessionRecord, index: int, saved: int | None) -> int:
-    """The index for SET_VRING_BASE at which a running ring goes on.
+def ring_base(record: SessionRecord, index: int, saved: SavedPosition | None) -> int:
+    """The number for SET_VRING_BASE at which a running ring goes on.
 
     A split ring's ``used->idx`` is exact for back ends that use buffers in order: what was not given back is done
-    again. ``saved`` (from the dead back end's shared memory) may be older than that, and counts where memory tells
-    less: for packed rings and for rings that cannot be read.
+    again. ``saved`` (from the dead back end's shared memory) counts where the ring's own memory tells less: for packed
+    rings, and for split ones that cannot be read.
 
     Raises:
         UnknownRingBase: neither source knows it.
     """
     ring = record.rings[index]
     if record.packed:
-        return saved if saved is not None else _packed_base(record, index, ring)
+        position = _packed_position(record, index, ring, saved) if saved else _packed_guess(record, index, ring)
+        return position | position << 16  # available and used side
     try:
         return _used_index(record, index, ring)
     except UnknownRingBase:
-        if saved is None:
+        if saved is None or saved.position != saved.following:
             raise
-        return saved
+        return saved.position
 
 
 def _used_index(record: SessionRecord, index: int, ring: Ring) -> int:
@@ -64,8 +66,19 @@ def _read(record: SessionRecord, index: int, address: int, size: int) -> bytes:
     raise UnknownRingBase(f"ring {index}: address {address:#x} is in no memory region")
 
 
-def _packed_base(record: SessionRecord, index: int, ring: Ring) -> int:
-    """Deduce a packed ring's position from its descriptors; available side in bits 0-15, used side in bits 16-31.
+def _packed_position(record: SessionRecord, index: int, ring: Ring, saved: SavedPosition) -> int:
+    """Where a packed ring goes on: behind the buffer at the saved position if the guest can see that it was used."""
+    if saved.position == saved.following:
+        return saved.position
+    if ring.address is None:
+        raise UnknownRingBase(f"ring {index} was started without an address")
+    slot, wrap = saved.position & ~_WRAP_BIT, bool(saved.position & _WRAP_BIT)
+    data = _read(record, index, ring.address.descriptors + slot * _DESCRIPTOR_BYTES, _DESCRIPTOR_BYTES)
+    return saved.position if _bits(data) == (wrap, not wrap) else saved.following
+
+
+def _packed_guess(record: SessionRecord, index: int, ring: Ring) -> int:
+    """Deduce a packed ring's position from its descriptors.
 
     Exactly one position must explain all descriptors, under the rule that used buffers are one descriptor long
     (longer ones leave descriptors behind that look available).
@@ -80,8 +93,7 @@ def _packed_base(record: SessionRecord, index: int, ring: Ring) -> int:
     if len(runs) > _MOST_RUNS or len(found) != 1 or _is_tail_of_chain(descriptors, bits, found[0][0]):
         raise UnknownRingBase(f"ring {index}: the position of a packed ring cannot be told from its descriptors")
     position, wrap = found[0]
-    base = position | (_WRAP_BIT if wrap else 0)
-    return base | base << 16
+    return position | (_WRAP_BIT if wrap else 0)
 
 
 def _bits(descriptor: bytes) -> tuple[bool, bool]:

@@ -79,12 +79,16 @@ class Session:
         self._front = Channel(sock, codec.check_header)
         self.peer_pid = self._front.peer_pid
         self._back = BackLink(relay, back_end, new_path, self._readable, options.accept_timeout)
-        self._saved_base = back_end.saved_ring_base
+        self._saved_position = back_end.saved_position
         self._options = options
         self._record = SessionRecord()
         self._wake: asyncio.Future[None] | None = None
         self._replay: asyncio.Future[None] | None = None
         self._release: asyncio.Future[None] | None = None
+        # Since when it is in its state.
+        self._since = 0.0
+        # Workers in a row that died soon after they got the session, or with requests of it.
+        self._deaths = 0
         # Where rings stopped when the last worker released them.
         self._bases: dict[int, int] = {}
         # The request that is being carried: repeated after a replay, unless the record has it.
@@ -109,6 +113,16 @@ class Session:
         """Whether the front end has hung up, noticed by the session or not."""
         return self.state is SessionState.CLOSED or self._front.hung_up()
 
+    @property
+    def orphaned(self) -> bool:
+        """Whether it waits for a worker."""
+        return self._back.lost and self.state is not SessionState.CLOSED
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether workers died of it, as it seems, so that with one more death it is cut off."""
+        return self._deaths >= self._options.most_deaths - 1
+
     def worker_lost(self) -> None:
         """The worker at the back died: keep the front end until ``replay``."""
         self._back.lost = True
@@ -129,7 +143,7 @@ class Session:
         Raises:
             WorkerError: the new worker failed as well; the session waits for another.
         """
-        if not self._back.lost or self.state is SessionState.CLOSED:
+        if not self.orphaned:
             return
         if self._replay is None:
             self._replay = asyncio.get_running_loop().create_future()
@@ -163,6 +177,7 @@ class Session:
                     self._pending = await self._next_request()
                     codec.check(self._pending, self._options.max_rings)
                     self._record.check(self._pending)
+                    _never_block(self._pending)
                 await self._carry(self._pending)
             except (BackLost, WorkerError) as error:
                 await self._recover(error)
@@ -245,13 +260,17 @@ class Session:
 
         Raises:
             RefusedError: the worker lives, so it has refused the front end.
+            ForwarderError: too many workers died of the session.
             PeerClosed: the front end left meanwhile.
         """
         while True:
-            suspects = self._back.suspects
+            suspects, deaths = self._back.suspects, self._deaths_with_this()
             await self._back.leave()
             if not self._back.lost:
                 raise RefusedError(f"the back end refused {suspects}: {cause}")
+            self._deaths = deaths
+            if deaths >= self._options.most_deaths:
+                raise ForwarderError(f"{deaths} workers in a row died at once with its session, this one at {suspects}")
             self._settle_release()
             self._set_state(SessionState.ORPHANED)
             await self._replay_asked()
@@ -271,6 +290,15 @@ class Session:
                 resolve(replay)
                 return
 
+    def _deaths_with_this(self) -> int:
+        """Deaths in a row that this session may be the reason for, if the worker has died now."""
+        if not self._back.attached:
+            return self._deaths
+        carried = asyncio.get_running_loop().time() - self._since
+        settled = self.state is SessionState.RUNNING and carried >= self._options.settling_time
+        suspect = not settled or not self._back.confirmed
+        return (0 if settled else self._deaths) + int(suspect)
+
     async def _hand_back(self) -> None:
         """Stop the rings where they are and leave the worker.
 
@@ -284,6 +312,7 @@ class Session:
             reply.close()
         await self._back.leave()
         self._back.lost = True
+        self._deaths = 0
         raise BackLost("the worker has released the session")
 
     def _settle_release(self) -> None:
@@ -310,6 +339,7 @@ class Session:
         if record.started_rings:
             await self._back.pause()
         for message in record.replay(self._base_of):
+            codec.check(message, self._options.max_rings)  # files may have been truncated since
             await self._back.send(message)
             if rule_of(message.request).reply:
                 (await self._back.reply_to(message.request)).close()
@@ -322,7 +352,7 @@ class Session:
     def _base_of(self, ring: int) -> int:
         if ring in self._bases:
             return self._bases[ring]
-        return ring_base(self._record, ring, self._saved_base(self.relay, ring))
+        return ring_base(self._record, ring, self._saved_position(self.relay, ring))
 
     # Waiting and ending
 
@@ -351,6 +381,7 @@ class Session:
         if state is not self.state:
             log.debug("relay %d: session %s -> %s", self.relay, self.state.value, state.value)
             self.state = state
+            self._since = asyncio.get_running_loop().time()
 
     async def _end(self) -> None:
         self._set_state(SessionState.CLOSED)
@@ -379,13 +410,20 @@ async def _to_the_end(work: Coroutine[None, None, None]) -> None:
         raise cancelled
 
 
+def _never_block(message: Message) -> None:
+    """See to it that a call eventfd whose counter is full does not hold up the lcore that writes to it."""
+    if message.request == Request.SET_VRING_CALL:
+        for fd in message.fds:
+            os.set_blocking(fd, False)
+
+
 def _interrupt(call_fds: list[int]) -> None:
     """Interrupt the guest for what a dead worker used and did not tell; one interrupt too many is harmless.
 
-    Only real eventfds with room are written, so that a front end's odd descriptor cannot hold up this process.
+    Only eventfds with room are written: the front end may have made them blocking again.
     """
     for fd in call_fds:
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        if str(Path(f"/proc/self/fd/{fd}").readlink()) == "anon_inode:[eventfd]" and poll.poll(0):
+        if poll.poll(0):
             os.eventfd_write(fd, 1)

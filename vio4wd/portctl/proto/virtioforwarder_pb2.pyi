@@ -113,16 +113,27 @@ class StatsResponse(_message.Message):
             pci_addr_str: str
             def __init__(self, pci_addr_str: _Optional[str] = ...) -> None: ...
         class Work(_message.Message):
-            __slots__ = ("cycles", "load", "direct_bursts", "library_bursts")
+            __slots__ = ("cycles", "load", "direct_bursts", "library_bursts", "lane")
+            class Lane(_message.Message):
+                __slots__ = ("queue_pair", "direct_bursts", "library_bursts")
+                QUEUE_PAIR_FIELD_NUMBER: _ClassVar[int]
+                DIRECT_BURSTS_FIELD_NUMBER: _ClassVar[int]
+                LIBRARY_BURSTS_FIELD_NUMBER: _ClassVar[int]
+                queue_pair: int
+                direct_bursts: int
+                library_bursts: int
+                def __init__(self, queue_pair: _Optional[int] = ..., direct_bursts: _Optional[int] = ..., library_bursts: _Optional[int] = ...) -> None: ...
             CYCLES_FIELD_NUMBER: _ClassVar[int]
             LOAD_FIELD_NUMBER: _ClassVar[int]
             DIRECT_BURSTS_FIELD_NUMBER: _ClassVar[int]
             LIBRARY_BURSTS_FIELD_NUMBER: _ClassVar[int]
+            LANE_FIELD_NUMBER: _ClassVar[int]
             cycles: int
             load: float
             direct_bursts: int
             library_bursts: int
-            def __init__(self, cycles: _Optional[int] = ..., load: _Optional[float] = ..., direct_bursts: _Optional[int] = ..., library_bursts: _Optional[int] = ...) -> None: ...
+            lane: _containers.RepeatedCompositeFieldContainer[StatsResponse.RelayState.Work.Lane]
+            def __init__(self, cycles: _Optional[int] = ..., load: _Optional[float] = ..., direct_bursts: _Optional[int] = ..., library_bursts: _Optional[int] = ..., lane: _Optional[_Iterable[_Union[StatsResponse.RelayState.Work.Lane, _Mapping]]] = ...) -> None: ...
         class VFtoVM(_message.Message):
             __slots__ = ("active", "internal_state", "pkts_rx_from_vf", "bytes_rx_from_vf", "pkts_tx_to_vm", "bytes_tx_to_vm", "pkts_dropped_vm_queue_full", "bytes_dropped_vm_queue_full", "pkts_dropped_vm_not_connected", "bytes_dropped_vm_not_connected", "pkt_rate_rx_from_vf", "byte_rate_rx_from_vf", "pkt_rate_tx_to_vm", "byte_rate_tx_to_vm", "work")
             ACTIVE_FIELD_NUMBER: _ClassVar[int]
@@ -157,7 +168,7 @@ class StatsResponse(_message.Message):
             work: StatsResponse.RelayState.Work
             def __init__(self, active: _Optional[bool] = ..., internal_state: _Optional[str] = ..., pkts_rx_from_vf: _Optional[int] = ..., bytes_rx_from_vf: _Optional[int] = ..., pkts_tx_to_vm: _Optional[int] = ..., bytes_tx_to_vm: _Optional[int] = ..., pkts_dropped_vm_queue_full: _Optional[int] = ..., bytes_dropped_vm_queue_full: _Optional[int] = ..., pkts_dropped_vm_not_connected: _Optional[int] = ..., bytes_dropped_vm_not_connected: _Optional[int] = ..., pkt_rate_rx_from_vf: _Optional[float] = ..., byte_rate_rx_from_vf: _Optional[float] = ..., pkt_rate_tx_to_vm: _Optional[float] = ..., byte_rate_tx_to_vm: _Optional[float] = ..., work: _Optional[_Union[StatsResponse.RelayState.Work, _Mapping]] = ...) -> None: ...
         class VMtoVF(_message.Message):
-            __slots__ = ("active", "internal_state", "pkts_rx_from_vm", "bytes_rx_from_vm", "pkts_tx_to_vf", "bytes_tx_to_vf", "pkts_dropped_vf_queue_full", "bytes_dropped_vf_queue_full", "pkts_dropped_vf_not_connected", "bytes_dropped_vf_not_connected", "pkt_rate_rx_from_vm", "byte_rate_rx_from_vm", "pkt_rate_tx_to_vf", "byte_rate_tx_to_vf", "work")
+            __slots__ = ("active", "internal_state", "pkts_rx_from_vm", "bytes_rx_from_vm", "pkts_tx_to_vf", "bytes_tx_to_vf", "pkts_dropped_vf_queue_full", "bytes_dropped_vf_queue_full", "pkts_dropped_vf_not_connected", "bytes_dropped_vf_not_connected", "pkt_rate_rx_from_vm", "byte_rate_rx_from_vm", "pkt_rate_tx_to_vf", "byte_rate_tx_to_vf", "work", "pkts_dropped_vf_too_long", "bytes_dropped_vf_too_long")
             ACTIVE_FIELD_NUMBER: _ClassVar[int]
             INTERNAL_STATE_FIELD_NUMBER: _ClassVar[int]
             PKTS_RX_FROM_VM_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +184,8 @@ class StatsResponse(_message.Message):
             PKT_RATE_TX_TO_VF_FIELD_NUMBER: _ClassVar[int]
             BYTE_RATE_TX_TO_VF_FIELD_NUMBER: _ClassVar[int]
             WORK_FIELD_NUMBER: _ClassVar[int]
+            PKTS_DROPPED_VF_TOO_LONG_FIELD_NUMBER: _ClassVar[int]
+            BYTES_DROPPED_VF_TOO_LONG_FIELD_NUMBER: _ClassVar[int]
             active: bool
             internal_state: str
             pkts_rx_from_vm: int
@@ -188,7 +201,9 @@ class StatsResponse(_message.Message):
             pkt_rate_tx_to_vf: float
             byte_rate_tx_to_vf: float
             work: StatsResponse.RelayState.Work
-            def __init__(self, active: _Optional[bool] = ..., internal_state: _Optional[str] = ..., pkts_rx_from_vm: _Optional[int] = ..., bytes_rx_from_vm: _Optional[int] = ..., pkts_tx_to_vf: _Optional[int] = ..., bytes_tx_to_vf: _Optional[int] = ..., pkts_dropped_vf_queue_full: _Optional[int] = ..., bytes_dropped_vf_queue_full: _Optional[int] = ..., pkts_dropped_vf_not_connected: _Optional[int] = ..., bytes_dropped_vf_not_connected: _Optional[int] = ..., pkt_rate_rx_from_vm: _Optional[float] = ..., byte_rate_rx_from_vm: _Optional[float] = ..., pkt_rate_tx_to_vf: _Optional[float] = ..., byte_rate_tx_to_vf: _Optional[float] = ..., work: _Optional[_Union[StatsResponse.RelayState.Work, _Mapping]] = ...) -> None: ...
+            pkts_dropped_vf_too_long: int
+            bytes_dropped_vf_too_long: int
+            def __init__(self, active: _Optional[bool] = ..., internal_state: _Optional[str] = ..., pkts_rx_from_vm: _Optional[int] = ..., bytes_rx_from_vm: _Optional[int] = ..., pkts_tx_to_vf: _Optional[int] = ..., bytes_tx_to_vf: _Optional[int] = ..., pkts_dropped_vf_queue_full: _Optional[int] = ..., bytes_dropped_vf_queue_full: _Optional[int] = ..., pkts_dropped_vf_not_connected: _Optional[int] = ..., bytes_dropped_vf_not_connected: _Optional[int] = ..., pkt_rate_rx_from_vm: _Optional[float] = ..., byte_rate_rx_from_vm: _Optional[float] = ..., pkt_rate_tx_to_vf: _Optional[float] = ..., byte_rate_tx_to_vf: _Optional[float] = ..., work: _Optional[_Union[StatsResponse.RelayState.Work, _Mapping]] = ..., pkts_dropped_vf_too_long: _Optional[int] = ..., bytes_dropped_vf_too_long: _Optional[int] = ...) -> None: ...
         ID_FIELD_NUMBER: _ClassVar[int]
         ACTIVE_FIELD_NUMBER: _ClassVar[int]
         IDENT_FIELD_NUMBER: _ClassVar[int]

@@ -48,9 +48,15 @@ class DirectRings:
         if self._choice != "library":
             level = logging.WARNING if self._choice == "direct" else logging.INFO
             log.log(level, "relay %d: rte_vhost works ring %d: %s", relay, index, reason)
+        self.leave(lane)
+
+    @staticmethod
+    def leave(lane: np.void) -> None:
+        """Let rte_vhost work a lane's ring, which the direct engine may have had until now."""
+        lane["view"]["known"] = 0
         if lane["view"]["unsynced"]:
             # What rte_vhost last told the guest is long ago; let it look at the ring as it is now.
-            device.call_guest(index)
+            VhostDevice(int(lane["vid"])).call_guest(int(lane["ring"]))
             lane["view"]["unsynced"] = 0
 
     def _refusal(
@@ -61,7 +67,7 @@ class DirectRings:
         pool = View(load().layout.structs["rte_mempool"], int(lane["mempool"]))
         if not pool["cache_size"]:
             return "the relay's mempool has no cache"
-        return load_ring(lane["view"], vring, regions, features, base)
+        return load_ring(lane["view"], vring, regions, features, base, int(lane["longest"]))
 
     def give_back(self, lane: np.void) -> None:
         """Tell rte_vhost where a lane's ring is, if the direct engine had it."""

@@ -9,9 +9,16 @@ from typing import Any
 
 from numba import types
 
-from vio4wd.relay.direct.guest_memory import MAX_PIECES, add_pieces, fetch64, translate
+from vio4wd.relay.direct.guest_memory import (
+    MAX_PIECES,
+    PIECE_BYTES,
+    add_pieces,
+    copy_from_pieces,
+    fetch64,
+    translate,
+)
 from vio4wd.relay.direct.ring_record import RingRule
-from vio4wd.relay.native import compiled
+from vio4wd.relay.native import compiled, stack_space
 
 DESC_BYTES = 16
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
@@ -19,13 +26,12 @@ DESC_SHAPE = DESC_NEXT | DESC_WRITE | DESC_INDIRECT
 DESC_AVAIL, DESC_USED = 1 << 7, 1 << 15
 """Flags of descriptors; the last two of packed ones."""
 
-HAND_OVER = 1000
-"""Minus this, in place of minus a rule: nothing is wrong, but the library engine must do it."""
-
 MAX_STEPS = MAX_PIECES
 """Descriptors of one chain; also bounds those of length 0, which give no piece."""
 
 intp = types.intp
+_table = stack_space(MAX_STEPS * DESC_BYTES)
+_table_pieces = stack_space(MAX_PIECES * PIECE_BYTES)
 _HEAD, _NEXT, _LENGTH = int(RingRule.HEAD), int(RingRule.NEXT), int(RingRule.CHAIN_LENGTH)
 _DIRECTION = int(RingRule.DIRECTION)
 _TABLE_ADDRESS = int(RingRule.INDIRECT_ADDRESS)
@@ -34,16 +40,25 @@ _TABLE_FLAGS = int(RingRule.INDIRECT_FLAGS)
 
 
 @compiled
-def find_table(ring: Any, guest: int, length: int) -> Any:
-    """Find an indirect table; answers (host address, descriptors), or (minus a rule or HAND_OVER, 0)."""
+def find_table(ring: Any, guest: int, length: int, table: int, pieces: int) -> Any:
+    """Find an indirect table; answers (host address, descriptors), or (minus a rule, 0).
+
+    One that runs from one region into the next is copied to ``table``, which has room for MAX_STEPS descriptors, with
+    the help of ``pieces``.
+    """
     if length == 0 or length & (DESC_BYTES - 1):
         return -_TABLE_LENGTH, 0
     host, room = translate(ring, guest)
     if room == 0:
         return -_TABLE_ADDRESS, 0
     if room < length:
-        next_host, next_room = translate(ring, guest + room)
-        return (-HAND_OVER if next_room else -_TABLE_ADDRESS), 0
+        if length > MAX_STEPS * DESC_BYTES:
+            return -_TABLE_LENGTH, 0
+        count = add_pieces(ring, guest, length, pieces, intp(0))
+        if count < 0:
+            return -_TABLE_ADDRESS, 0
+        copy_from_pieces(pieces, count, intp(0), table, length)
+        host = table
     return host, length // DESC_BYTES
 
 
@@ -52,7 +67,7 @@ def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> 
     """Add the buffer that starts at descriptor ``head`` to the ``count`` pieces.
 
     ``writable`` is DESC_WRITE for buffers that the guest receives into, else 0. Answers (pieces, bytes of this buffer),
-    or (minus a rule or HAND_OVER, the descriptor).
+    or (minus a rule, the descriptor).
     """
     table, entries, index, total = ring.descriptors, ring.size, head, intp(0)
     for step in range(MAX_STEPS):
@@ -63,7 +78,7 @@ def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> 
         if flags & DESC_INDIRECT:
             if step or flags & DESC_NEXT:
                 return -_TABLE_FLAGS, index
-            table, entries = find_table(ring, guest, length)
+            table, entries = find_table(ring, guest, length, _table(), _table_pieces())
             if table < 0:
                 return table, index
             index = 0
@@ -83,7 +98,7 @@ def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> 
 @compiled
 def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: int, writable: int) -> Any:
     """Add the descriptors of a packed ring's indirect table; answers (pieces, bytes), or (minus a rule, 0)."""
-    table, entries = find_table(ring, guest, length)
+    table, entries = find_table(ring, guest, length, _table(), _table_pieces())
     if table < 0:
         return table, 0
     if entries > MAX_STEPS:
@@ -107,7 +122,7 @@ def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: i
 def walk_packed(ring: Any, slot: int, pieces: int, count: int, writable: int) -> Any:
     """Add the available buffer that starts at ``slot`` to the ``count`` pieces.
 
-    Answers (pieces, bytes of this buffer, slots that it takes, buffer id), or (minus a rule or HAND_OVER, slot, 0, 0).
+    Answers (pieces, bytes of this buffer, slots that it takes, buffer id), or (minus a rule, slot, 0, 0).
     """
     total, index = intp(0), slot
     for step in range(min(MAX_STEPS, ring.size)):

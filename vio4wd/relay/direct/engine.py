@@ -12,24 +12,29 @@ from numba import types
 
 from vio4wd.relay.direct import general, packed, split
 from vio4wd.relay.direct.buffers import give
-from vio4wd.relay.direct.chains import HAND_OVER
+from vio4wd.relay.direct.ring_record import RING_OFFSETS
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET
-from vio4wd.relay.library_engine import packet_bytes
+from vio4wd.relay.library_engine import count_too_long, fitting, packet_bytes
 from vio4wd.relay.mbuf import PKT_LEN
-from vio4wd.relay.native import Part, compiled, load16, load32, load64, native, stack_space
+from vio4wd.relay.native import Part, compiled, load16, load32, load64, native, stack_space, store64_release
 from vio4wd.relay.records import core_at, lane_at, ring_at
 
 HELD = LANE_RECORD_OFFSETS["held"]
 
 POLLS_BEFORE_LIBRARY = 8192
-"""Polls of a ring from the guest after which rte_vhost gets one: it may have a packet of its own (RARP) to send."""
+"""Polls of a ring from the guest after which rte_vhost gets one: it may have a packet of its own (RARP) to send.
+
+A microsecond that the lcore slept counts as a poll.
+"""
 
 MAX_UNSYNCED = 1 << 14
-"""Buffers after which rte_vhost's idea of what it last told the guest may mislead it (it counts modulo 2**16)."""
+"""Buffers of a split ring after which rte_vhost's idea of what it last told the guest may mislead it: it counts modulo
+2**16. For packed rings it counts modulo the ring's size, so there a single one may."""
 
 intp = types.intp
-_UNKNOWN = -1
+_KNOWN = RING_OFFSETS["known"]
 _DONE, _NOTHING, _CANNOT = general.DONE, general.NOTHING, general.CANNOT
+_HAND_OVER, _DROPPED = general.HAND_OVER, general.DROPPED
 
 # uint16_t rte_eth_rx_burst_t / eth_tx_burst_t(void *queue, struct rte_mbuf **, uint16_t)
 _burst = native(types.uint16, types.intp, types.intp, types.uint16)
@@ -54,10 +59,11 @@ _deliver_any, _collect_any = general.DELIVER.call, general.COLLECT.call
 def _publish(core: Any, ring: Any, ring_address: int) -> None:
     if ring.position == ring.published:
         return
-    ring.unsynced += 1
     if ring.packed:
+        ring.unsynced = MAX_UNSYNCED
         _publish_packed(core.own_address, ring_address)
     else:
+        ring.unsynced += (ring.position - ring.published) & 0xFFFF
         _publish_split(core.own_address, ring_address)
 
 
@@ -70,31 +76,32 @@ def _offered(ring: Any) -> Any:
 def _to_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     """Let rte_vhost know where the ring is."""
     _publish(core, ring, ring_address)
-    ring.saving = _UNKNOWN
+    ring.known = 0
     base = types.uint16(ring.position)
     _set_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
-    if ring.unsynced * BURST > MAX_UNSYNCED:
+    if ring.unsynced >= MAX_UNSYNCED:
         _vring_call(core.vring_call, lane.vid, types.uint16(lane.ring))
     ring.unsynced = 0
     ring.handed_bursts += 1
 
 
 @compiled
-def _from_library(core: Any, lane: Any, ring: Any) -> None:
+def _from_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     """Go on from where rte_vhost is."""
     bases = _bases()
     _get_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
     ring.position = load16(bases)
     ring.published = ring.position
-    ring.saving = ring.position
     ring.saved = ring.position
+    ring.saving = ring.position
+    store64_release(ring_address + _KNOWN, 1)
 
 
 @compiled
 def _library_deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
     _to_library(core, lane, ring, ring_address)
     taken = _enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), packets, types.uint16(count))
-    _from_library(core, lane, ring)
+    _from_library(core, lane, ring, ring_address)
     lane.library_bursts += 1
     return intp(taken)
 
@@ -103,9 +110,9 @@ def _library_deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets
 def _library_collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
     _to_library(core, lane, ring, ring_address)
     got = _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(count))
-    _from_library(core, lane, ring)
+    _from_library(core, lane, ring, ring_address)
     lane.library_bursts += got != 0
-    return intp(got)
+    return fitting(core, lane, packets, intp(got))
 
 
 @compiled
@@ -134,7 +141,7 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
         elif outcome == _CANNOT:
             dropped += 1
             dropped_size += length
-        elif outcome == -HAND_OVER:
+        elif outcome == -_HAND_OVER:
             taken = _library_deliver(core, lane, ring, ring_address, packets + 8 * done, count - done)
             size += packet_bytes(packets + 8 * done, taken)
             done += taken
@@ -153,6 +160,12 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
     lane.queue_full_pkts += dropped
     lane.queue_full_bytes += dropped_size
     return done, size
+
+
+@compiled
+def _own_packets(ring: Any) -> Any:
+    """Packets that the engine itself has moved."""
+    return ring.simple_pkts + ring.general_pkts
 
 
 def _vf_to_vm(core_address: int, address: int) -> Any:
@@ -174,11 +187,12 @@ def _vf_to_vm(core_address: int, address: int) -> Any:
         if received == 0:
             return 0
         head, count = intp(0), received
+    before = _own_packets(ring)
     done, size = _deliver(core, lane, ring, ring_address, packets + 8 * head, count)
+    lane.direct_bursts += _own_packets(ring) != before
     left = count - done
     left_size = packet_bytes(packets + 8 * (head + done), left) if left else 0
     give(core, lane.mempool, packets + 8 * head, done)
-    lane.direct_bursts += 1
     if received:
         lane.received_pkts += received
         lane.received_bytes += size + left_size
@@ -199,7 +213,7 @@ def _collect_simple(core: Any, lane: Any, ring: Any, ring_address: int, packets:
 @compiled
 def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
     """Take up to a burst of packets from the guest; answers (packets, their bytes)."""
-    count, size = intp(0), intp(0)
+    count, size, dropped = intp(0), intp(0), intp(0)
     while True:
         taken = _collect_simple(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
         count += taken
@@ -215,7 +229,13 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
             if count == BURST:
                 break
             continue
-        if outcome == -HAND_OVER:
+        if outcome == -_DROPPED:
+            count_too_long(lane, ring.moved)
+            dropped += 1
+            if dropped == BURST:
+                break
+            continue
+        if outcome == -_HAND_OVER:
             taken = _library_collect(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
             size += packet_bytes(packets + 8 * count, taken)
             count += taken
@@ -229,9 +249,9 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
 @compiled
 def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
     """Fill the empty hold of the lane from the guest; answers how many packets."""
-    ring.idle_polls += 1
-    if ring.idle_polls >= POLLS_BEFORE_LIBRARY:
-        ring.idle_polls = 0
+    ring.polls += 1 + core.sleep_us
+    if ring.polls >= POLLS_BEFORE_LIBRARY:
+        ring.polls = 0
         count = _library_collect(core, lane, ring, ring_address, packets, intp(BURST))
         size = packet_bytes(packets, count)
     else:
@@ -242,8 +262,9 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
             return 0
         if not ring.packed:
             split.expect(ring, min(offered, BURST))
+        before = _own_packets(ring)
         count, size = _collect(core, lane, ring, ring_address, packets)
-        lane.direct_bursts += count != 0
+        lane.direct_bursts += _own_packets(ring) != before
     lane.received_pkts += count
     lane.received_bytes += size
     lane.held_head = 0

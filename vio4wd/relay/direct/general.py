@@ -8,7 +8,7 @@ from numba import types
 
 from vio4wd.relay.direct import packed, split
 from vio4wd.relay.direct.buffers import cache_of, chain_up, fill_in, stocked
-from vio4wd.relay.direct.chains import DESC_BYTES, DESC_WRITE, HAND_OVER, walk_packed, walk_split
+from vio4wd.relay.direct.chains import DESC_BYTES, DESC_WRITE, walk_packed, walk_split
 from vio4wd.relay.direct.guest_memory import (
     MAX_PIECES,
     PIECE_BYTES,
@@ -50,6 +50,10 @@ NOTHING = 0
 """Try again later: the guest has offered too little, or there are no packet buffers."""
 CANNOT = 2
 """The packet fits in no buffer that this ring can have."""
+HAND_OVER = 1000
+"""Minus this, in place of minus a rule: nothing is wrong, but the library engine must do it."""
+DROPPED = 1001
+"""Minus this, in place of minus a rule: the guest's packet is longer than the VF may be given, its buffer was used."""
 
 MAX_BUFFERS = 256
 """Buffers of the guest that one packet may take."""
@@ -59,7 +63,7 @@ MAX_PACKET_BYTES = 65550
 
 MAX_SEGMENTS = 128
 
-_TOO_SHORT, _TOO_LONG, _HEAD_RULE = int(RingRule.TOO_SHORT), int(RingRule.TOO_LONG), int(RingRule.HEAD)
+_TOO_SHORT, _TOO_LONG, _CHAIN_LENGTH = int(RingRule.TOO_SHORT), int(RingRule.TOO_LONG), int(RingRule.CHAIN_LENGTH)
 intp = types.intp
 _pieces = stack_space(MAX_PIECES * PIECE_BYTES)
 _used = stack_space(MAX_BUFFERS * 24)
@@ -83,11 +87,23 @@ def _next_buffer(ring: Any, position: int, pieces: int, count: int, writable: in
 
 
 @compiled
-def _use(ring: Any, buffer: int, length: int, slots: int) -> None:
+def _use(ring: Any, address: int, buffer: int, length: int, slots: int) -> None:
     if ring.packed:
-        packed.use(ring, buffer, length, slots)
+        packed.use(ring, address, buffer, length, slots)
     else:
         split.use(ring, buffer, length)
+
+
+@compiled
+def _use_all(ring: Any, address: int, used: int, buffers: int, length: int) -> None:
+    """Give back the buffers of one packet, described as by ``_reserve``, into which ``length`` bytes were written."""
+    if ring.packed and buffers > 1:
+        packed.use_together(ring, address, used, buffers, length)
+        return
+    for i in range(buffers):
+        part = min(length, load64(used + 24 * i + 8))
+        _use(ring, address, load64(used + 24 * i), part, load64(used + 24 * i + 16))
+        length -= part
 
 
 @compiled
@@ -99,12 +115,14 @@ def _after(ring: Any, position: int, slots: int) -> Any:
 def _reserve(ring: Any, needed: int, pieces: int, used: int) -> Any:
     """Find buffers of the guest for ``needed`` bytes, without using them.
 
-    Answers (DONE, pieces, buffers), (NOTHING or CANNOT, 0, 0), or (minus a rule or HAND_OVER, where, 0). At ``used``:
+    Answers (DONE, pieces, buffers), (NOTHING or CANNOT, 0, 0), or (minus a rule, where, 0). At ``used``:
     id, bytes and slots of each buffer, 8 bytes each.
     """
     position, count, room, taken = ring.position, intp(0), intp(0), intp(0)
     for buffers in range(MAX_BUFFERS):
         count, size, slots, buffer = _next_buffer(ring, position, pieces, count, intp(DESC_WRITE))
+        if count == -_CHAIN_LENGTH and buffers:
+            return CANNOT, 0, 0
         if count < 0:
             return count, size, 0
         if slots == 0:
@@ -142,21 +160,21 @@ def _write_packet(ring: Any, packet: int, pieces: int, count: int, buffers: int)
 
 
 def _deliver(address: int, packet: int) -> Any:
-    """Put one packet into the guest's next buffers; answers DONE, NOTHING, CANNOT, or minus a rule or HAND_OVER."""
+    """Put one packet into the guest's next buffers; answers DONE, NOTHING, CANNOT, or minus a rule or HAND_OVER.
+
+    A packet that asks for checksum or segmentation work is handed over, if it has room at all.
+    """
     ring = ring_at(address)
-    if load64(packet + OL_FLAGS) & OL_TX_WORK:
-        return -HAND_OVER
     needed = load32(packet + PKT_LEN) + ring.header_bytes
     pieces, used = _pieces(), _used()
     outcome, count, buffers = _reserve(ring, needed, pieces, used)
     if outcome != DONE:
         ring.head = count
         return outcome
+    if load64(packet + OL_FLAGS) & OL_TX_WORK:
+        return -HAND_OVER
     _write_packet(ring, packet, pieces, count, buffers)
-    for i in range(buffers):
-        part = min(needed, load64(used + 24 * i + 8))
-        _use(ring, load64(used + 24 * i), part, load64(used + 24 * i + 16))
-        needed -= part
+    _use_all(ring, address, used, buffers, needed)
     return DONE
 
 
@@ -194,7 +212,7 @@ def _read_packet(core: Any, pool: int, pieces: int, count: int, skip: int, lengt
 def _collect(core_address: int, address: int, pool: int, packets: int) -> Any:
     """Take one packet from the guest's next buffer and put its pointer at ``packets``.
 
-    Answers its bytes, NOTHING, or minus a rule or HAND_OVER.
+    Answers its bytes, NOTHING, or minus a rule, HAND_OVER or DROPPED (its bytes are in ``moved`` then).
     """
     core, ring = core_at(core_address), ring_at(address)
     pieces = _pieces()
@@ -208,6 +226,10 @@ def _collect(core_address: int, address: int, pool: int, packets: int) -> Any:
     if length <= 0 or length > MAX_PACKET_BYTES:
         ring.head = buffer
         return -_TOO_SHORT if length <= 0 else -_TOO_LONG
+    if length > ring.longest:
+        ring.moved = length
+        _use(ring, address, buffer, intp(0), slots)
+        return -DROPPED
     if ring.guest_offloads:
         header = _header()
         copy_from_pieces(pieces, count, intp(0), header, intp(2))
@@ -217,7 +239,7 @@ def _collect(core_address: int, address: int, pool: int, packets: int) -> Any:
     if packet == 0:
         return NOTHING
     store64(packets, packet)
-    _use(ring, buffer, intp(0), slots)
+    _use(ring, address, buffer, intp(0), slots)
     return length
 
 

@@ -1,7 +1,8 @@
 """Packed rings: the common shape, one descriptor for a packet, a burst at a time. Compiled by numba.
 
-As for split rings; here the ring itself says what is available, descriptor by descriptor. The flags of the first used
-descriptor of a burst are written last, so that the guest sees the burst at once. VIRTIO 1.2, section 2.8.
+As for split rings; here the ring itself says what is available, descriptor by descriptor. Used descriptors are written
+in order, and each one's position is saved before and after: where a ring was when its process died is then certain.
+VIRTIO 1.2, section 2.8.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
 from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch64, fetch64_acquire
 from vio4wd.relay.direct.notify import notify_packed
+from vio4wd.relay.direct.ring_record import RING_OFFSETS
 from vio4wd.relay.lanes import BURST
 from vio4wd.relay.mbuf import (
     BUF_ADDR,
@@ -49,6 +51,7 @@ WRAP = 1 << 15
 _USED_FLAGS = (DESC_AVAIL | DESC_USED) << 48
 _USED_FLAGS_SIGNED = _USED_FLAGS - (1 << 64)
 _WRITE_FLAG = DESC_WRITE << 48
+_SAVED, _KNOWN = RING_OFFSETS["saved"], RING_OFFSETS["known"]
 intp = types.intp
 _plan = stack_space(BURST * 16)
 
@@ -79,30 +82,56 @@ def offered(ring: Any) -> Any:
 
 
 @compiled
-def use(ring: Any, buffer: int, length: int, slots: int) -> None:
-    """Give the buffer at the position back: its id, bytes written, slots that it took."""
+def _used_word(position: int, buffer: int, length: int) -> Any:
+    """The second half of a used descriptor."""
     word = length | buffer << 32
     if length:
         word |= _WRITE_FLAG
-    if ring.position & WRAP:
+    if position & WRAP:
         word |= _USED_FLAGS_SIGNED
-    target = ring.descriptors + DESC_BYTES * (ring.position & ~WRAP) + 8
-    if ring.first_slot == 0:
-        ring.first_slot, ring.first_word = target, word
-    else:
-        store64_release(target, word)
-    ring.position = advanced(ring, ring.position, slots)
+    return word
+
+
+@compiled
+def _put(ring: Any, position: int, word: int) -> None:
+    store64_release(ring.descriptors + DESC_BYTES * (position & ~WRAP) + 8, word)
+
+
+@compiled
+def use(ring: Any, address: int, buffer: int, length: int, slots: int) -> None:
+    """Give the buffer at the position back: its id, bytes written, slots that it took. ``address`` is the record's."""
+    after = advanced(ring, ring.position, slots)
+    ring.saving = after
+    _put(ring, ring.position, _used_word(ring.position, buffer, length))
+    store64_release(address + _SAVED, after)
+    ring.position = after
+
+
+@compiled
+def use_together(ring: Any, address: int, used: int, buffers: int, length: int) -> None:
+    """Give back the buffers of one packet of ``length`` bytes: the guest must not see the first before the others.
+
+    At ``used``: id, bytes and slots of each buffer, 8 bytes each. If the process dies in here the position is lost.
+    """
+    ring.known = 0
+    position = ring.position
+    first_word = _used_word(position, load64(used), min(length, load64(used + 8)))
+    for i in range(buffers):
+        part = min(length, load64(used + 24 * i + 8))
+        if i:
+            _put(ring, position, _used_word(position, load64(used + 24 * i), part))
+        position = advanced(ring, position, load64(used + 24 * i + 16))
+        length -= part
+    _put(ring, ring.position, first_word)
+    ring.saved = ring.saving = ring.position = position
+    store64_release(address + _KNOWN, 1)
 
 
 def _publish(core_address: int, address: int) -> Any:
-    """Tell the guest what was used since the last time."""
+    """Notify the guest of what was used since the last time."""
     core, ring = core_at(core_address), ring_at(address)
     before, position = ring.published, ring.position
-    ring.saving = position
-    store64_release(ring.first_slot, ring.first_word)
-    ring.first_slot = 0
     ring.published = position
-    ring.saved = position
     notify_packed(core, ring, before, position)
     return 0
 
@@ -153,7 +182,7 @@ def _deliver(address: int, packets: int, count: int) -> Any:
         copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
         total += length
     for i in range(count):
-        use(ring, load64(plan + 16 * i + 8), load32(load64(packets + 8 * i) + PKT_LEN) + header, intp(1))
+        use(ring, address, load64(plan + 16 * i + 8), load32(load64(packets + 8 * i) + PKT_LEN) + header, intp(1))
     ring.moved = total
     return count
 
@@ -190,12 +219,13 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
     """Take up to ``count`` simple packets from the guest's buffers; answers how many, their bytes in ``moved``."""
     core, ring = core_at(core_address), ring_at(address)
     cache = cache_of(core, pool)
+    ring.moved = 0
     have = stocked(core, pool, cache, count)
     if have == 0:
         return 0
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
     plan = _plan()
-    room = load16(load64(top) + BUF_LEN) - HEADROOM
+    room = min(load16(load64(top) + BUF_LEN) - HEADROOM, ring.longest)
     count = _plan_collection(ring, top, min(count, have), room, plan)
     header, offloads, total = ring.header_bytes, ring.guest_offloads, intp(0)
     for i in range(count):
@@ -210,7 +240,7 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
         store64(packets + 8 * i, buffer)
         total += length
     for i in range(count):
-        use(ring, (load64(plan + 16 * i + 8) >> 32) & 0xFFFF, intp(0), intp(1))
+        use(ring, address, (load64(plan + 16 * i + 8) >> 32) & 0xFFFF, intp(0), intp(1))
     store32(cache + CACHE_LENGTH, have - count)
     ring.moved = total
     return count

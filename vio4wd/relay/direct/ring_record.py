@@ -8,6 +8,8 @@ position stands for the available side and for the used side.
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,16 +29,15 @@ RING = np.dtype(
         ("event_index", "i8"),  # VIRTIO_RING_F_EVENT_IDX
         ("guest_offloads", "i8"),  # headers from the guest may ask for checksums or segmentation
         ("header_bytes", "i8"),  # of the virtio-net header: 10 or 12
+        ("longest", "i8"),  # bytes of the longest frame that the VF may be given
         # where the engine is
         ("position", "i8"),  # next buffer to use
         ("published", "i8"),  # what the guest has been told: ``position`` but within a burst
         ("limit", "i8"),  # split: end of what the guest offered when the burst began
         ("announced", "i8"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
         ("moved", "i8"),  # bytes of the packets that were just delivered or collected
-        ("first_slot", "i8"),  # packed: address of the first used descriptor of the burst, 0: none
-        ("first_word", "i8"),  # packed: its second word, which is written last
         ("unsynced", "i8"),  # buffers used since rte_vhost last noted where it is
-        ("idle_polls", "i8"),  # polls that found nothing, until rte_vhost gets its turn
+        ("polls", "i8"),  # polls of a ring from the guest, until rte_vhost gets its turn
         # the region that the last buffers were in, and all of them
         ("region_guest", "i8"),
         ("region_bytes", "i8"),
@@ -45,7 +46,8 @@ RING = np.dtype(
         ("rule", "i8"),  # RingRule that the guest broke, 0: none
         ("reported", "i8"),  # 1 once that was told
         ("head", "i8"),  # the descriptor or index where it did
-        # for whoever takes over when this process dies: ``saved`` counts if ``saving`` says the same
+        # for whoever takes over when this process dies: see SavedPosition
+        ("known", "i8"),  # 1: these two say where the ring is
         ("saving", "i8"),
         ("saved", "i8"),
         ("loaded", "i8"),  # 1 while the engine works this ring: the fields above are the truth
@@ -89,7 +91,7 @@ RULE_TEXTS = {
     RingRule.ADDRESS: "a descriptor is outside the guest's memory",
     RingRule.DIRECTION: "a descriptor is readable where it must be writable, or the other way round",
     RingRule.INDIRECT_ADDRESS: "an indirect table is outside the guest's memory",
-    RingRule.INDIRECT_LENGTH: "an indirect table is empty or not made of whole descriptors",
+    RingRule.INDIRECT_LENGTH: "an indirect table is empty, not made of whole descriptors, or longer than is taken",
     RingRule.INDIRECT_FLAGS: "an indirect table is named by a descriptor with other flags, or by another table",
     RingRule.TOO_SHORT: "a buffer has no room for the packet's header, or nothing behind it",
     RingRule.TOO_LONG: "a packet is longer than any that the guest may send",
@@ -97,12 +99,22 @@ RULE_TEXTS = {
 """What a fault event says."""
 
 
-def saved_base(ring: np.void) -> int | None:
-    """Where the engine was in a ring when its process died, as the number for VHOST_USER_SET_VRING_BASE.
+@dataclass(frozen=True)
+class SavedPosition:
+    """Where the engine was in a ring when its process died.
 
-    None where it is not certain: the engine did not have the ring, or was just telling the guest of used buffers.
+    ``position`` is certain where it equals ``following``. Else the process died while it gave back the buffer at
+    ``position``: if the guest can see that, the ring goes on at ``following``.
     """
-    if not ring["loaded"] or ring["saving"] != ring["saved"]:
-        return None
-    position = int(ring["saved"])
-    return position | position << 16 if ring["packed"] else position
+
+    position: int
+    following: int
+
+
+def saved_positions(rings: np.ndarray[Any, Any]) -> dict[int, SavedPosition]:
+    """What is known of these rings (records, by number) whose process has died.
+
+    Left out are rings that rte_vhost had, and those of which several buffers were just being given back at once.
+    """
+    known = np.flatnonzero(rings["known"])
+    return {int(i): SavedPosition(int(rings["saved"][i]), int(rings["saving"][i])) for i in known}

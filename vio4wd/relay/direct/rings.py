@@ -68,9 +68,9 @@ def unsuitable(vring: VringInfo, regions: Sequence[Region], features: int, base:
 
 
 def load_ring(
-    ring: np.void, vring: VringInfo, regions: Sequence[Region], features: int, base: tuple[int, int]
+    ring: np.void, vring: VringInfo, regions: Sequence[Region], features: int, base: tuple[int, int], longest: int
 ) -> str | None:
-    """Fill a lane's ring record (its field ``view``) for the direct engine.
+    """Fill a lane's ring record (its field ``view``) for the direct engine; ``longest`` is as in the lane's record.
 
     Answers None, or why the library engine must do it; then the record says that the ring is not loaded. A broken rule
     of an earlier session is forgotten.
@@ -78,7 +78,7 @@ def load_ring(
     ring["rule"] = ring["reported"] = ring["head"] = 0
     reason = unsuitable(vring, regions, features, base)
     if reason is not None:
-        ring["loaded"] = 0
+        ring["loaded"] = ring["known"] = 0
         return reason
     values: dict[str, Any] = {
         "descriptors": vring.desc,
@@ -91,10 +91,10 @@ def load_ring(
         "event_index": features >> RING_F_EVENT_IDX & 1,
         "guest_offloads": int(features & _GUEST_OFFLOADS != 0),
         "header_bytes": 12 if features & (1 << NET_F_MRG_RXBUF | 1 << F_VERSION_1) else 10,
+        "longest": longest,
         "announced": 0,
-        "first_slot": 0,
         "unsynced": 0,
-        "idle_polls": 0,
+        "polls": 0,
         "region_guest": regions[0].guest_phys_addr,
         "region_bytes": regions[0].size,
         "region_host": regions[0].host_user_addr,
@@ -107,7 +107,7 @@ def load_ring(
         ring["guest_addresses"][i] = region.guest_phys_addr
         ring["region_sizes"][i] = region.size
         ring["host_addresses"][i] = region.host_user_addr
-    ring["loaded"] = 1
+    ring["loaded"] = ring["known"] = 1
     return None
 
 

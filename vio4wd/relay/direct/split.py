@@ -178,12 +178,13 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
     """Take up to ``count`` simple packets from the guest's buffers; answers how many, their bytes in ``moved``."""
     core, ring = core_at(core_address), ring_at(address)
     cache = cache_of(core, pool)
+    ring.moved = 0
     have = stocked(core, pool, cache, count)
     if have == 0:
         return 0
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
     plan = _plan()
-    room = load16(load64(top) + BUF_LEN) - HEADROOM
+    room = min(load16(load64(top) + BUF_LEN) - HEADROOM, ring.longest)
     count = _plan_collection(ring, top, min(count, have), room, plan)
     mask, position, header = ring.size - 1, ring.position, ring.header_bytes
     used, offloads, total = ring.used + RING_ENTRIES, ring.guest_offloads, intp(0)
