@@ -30,9 +30,7 @@ def keep_compiled(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     tempfile.TemporaryFile(dir=folder).close()  # root may always write, as far as access(2) knows
     _NB.config.CACHE_DIR = str(folder)
-    _NB.config.CACHE_LOCATOR_CLASSES = (
-        "UserProvidedCacheLocator"  # no other place: the folder's name says what is current
-    )
+    _NB.config.CACHE_LOCATOR_CLASSES = "UserProvidedCacheLocator"  # no place whose name does not say what is current
     _folder = folder
 
 
