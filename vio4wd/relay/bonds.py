@@ -218,7 +218,7 @@ class BondKeeper:
                 self._threads[-1].start()
 
     def forget(self, relay: int) -> None:
-        """Leave a relay's bond alone from here on; its ports may still be open with ``hotplug`` held."""
+        """Leave a relay's bond alone from here on: its ports are the caller's to close, with ``hotplug`` held."""
         bond = self._bonds.pop(relay, None)
         if bond is not None:
             with bond.lock:  # a change that is under way comes to its end
