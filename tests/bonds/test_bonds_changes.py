@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -61,6 +63,34 @@ def test_members_that_vanish_and_return(daemon: Daemon, wires: Wires, guest: Cal
     with wires.open(1) as end:
         wait_for(lambda: carries(end), 1, "the second member to carry again")
         assert len(exchange([end], 0, range(100), 100)[0]) == 100
+    testpmd.stop()
+    remove_bond(daemon, relay)
+    assert "Traceback" not in daemon.child.log
+
+
+def test_fail_over_does_not_wait_for_a_slow_probe(
+    daemon: Daemon, wires: Wires, guest: Callable[..., Testpmd], tmp_path: Path
+) -> None:
+    """The probe of a virtio-user port that listens takes until somebody has connected to it."""
+    relay, slow = 1, tmp_path / "slow.sock"
+    put_bond(daemon, relay, 1, wires.devargs())
+    testpmd = guest(daemon.socket(relay), mode="macswap")
+    testpmd.command("start", "macswap packet forwarding")
+    daemon.wait_active(relay)
+    with wires.open(0) as end:
+        wait_for(lambda: carries(end), 1, "the first member to carry")
+    with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX) as visitor:
+        adding = pool.submit(
+            daemon.port_control, "add", "--virtio-id=2", f"--devargs=net_virtio_user2,path={slow},server=1"
+        )
+        daemon.child.wait_for_log("waiting for client connection")
+        wires.down(0)
+        with wires.open(1) as end:
+            wait_for(lambda: carries(end), 1, "the second member to carry while the probe lasts")
+        wires.up(0)
+        visitor.connect(str(slow))
+    assert adding.result().returncode == 1
+    daemon.child.wait_for_log(f"{wires.devargs()[0]} is back", 5)
     testpmd.stop()
     remove_bond(daemon, relay)
     assert "Traceback" not in daemon.child.log

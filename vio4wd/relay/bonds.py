@@ -38,10 +38,14 @@ _SYS_NET = Path("/sys/class/net")
 
 @dataclass
 class Member:
-    """One device of a bond; ``port`` is None while it is out of it. ``interface`` is the kernel's, if it has one."""
+    """One device of a bond; ``port`` is None while it is out of it. ``interface`` is the kernel's, if it has one.
+
+    ``left`` is the port that it had when it was taken out, until that is closed.
+    """
 
     device: Device
     port: EthPort | None
+    left: EthPort | None = None
     interface: str = ""
     index: int = 0
     retry_at: float = 0.0
@@ -73,22 +77,34 @@ class Member:
                 self.interface = socket.if_indextoname(self.index)
 
     def detach(self, bond: BondPort, heir: EthPort | None) -> None:
-        """Take the device out of the bond, which makes ``heir`` its primary, and close it.
+        """Take the device out of the bond, which makes ``heir`` its primary; its port stays open until ``close``.
 
         The bonding driver would go on to use a primary port that has left it (modes 5 and 6 read its address).
         """
-        port, self.port = self.port, None
+        port = self.port
         assert port is not None
-        with contextlib.ExitStack() as steps:
-            steps.callback(port.remove)
+        try:
             if heir is not None:
                 bond.set_primary(heir)
             bond.remove_member(port)
+        finally:
+            self.left, self.port = port, None
+
+    def close(self) -> None:
+        """Close the port with which the device left the bond, if it is still open.
+
+        Raises:
+            DpdkError: the device could not be detached.
+        """
+        port, self.left = self.left, None
+        if port is not None:
+            port.remove()
 
     @property
     def may_return(self) -> bool:
         """It is out, and it is time to try it again."""
-        return self.port is None and self.retry_at <= time.monotonic() and (not self.interface or self.carrier)
+        out = self.port is None and self.left is None
+        return out and self.retry_at <= time.monotonic() and (not self.interface or self.carrier)
 
     def failed(self, error: DpdkError) -> None:
         """It could not be put into the bond and is to be tried again; each reason is logged once."""
@@ -129,6 +145,8 @@ class OpenBond:
         self.bond = bond
         self.port = port
         self.members = [Member(device, None) for device in bond.members]
+        self.lock = threading.Lock()
+        """Held while members are put in or taken out."""
 
     def open_members(self, *, degraded: bool) -> None:
         """Put the members in; with ``degraded`` one is enough, and the others follow when they can.
@@ -156,6 +174,7 @@ class OpenBond:
         """
         with contextlib.ExitStack() as steps:
             for member in self.members:
+                steps.callback(member.close)
                 if member.port is not None:
                     steps.callback(member.port.remove)
             self.port.remove()
@@ -176,51 +195,82 @@ class OpenBond:
 
 
 class BondKeeper:
-    """Watches the members of a worker's bonds on a thread of its own.
+    """Watches the members of a worker's bonds, on two threads of its own.
 
-    ``busy(relay, on)`` switches the relay's lanes off while its bond's members change. ``lock`` is held meanwhile, and
-    by whoever else opens or closes ports: DPDK does not promise that two threads may.
+    The first takes out members that are of no use, which touches the ports of their bond alone. The second closes
+    these, and opens what can return. ``hotplug`` is held for that, and by whoever else opens or closes ports: DPDK does
+    not promise that two threads may. It can take seconds, which no bond's fail-over must wait for.
+
+    ``busy(relay, on)`` switches the relay's lanes off while its bond's members change.
     """
 
     def __init__(self, busy: Callable[[int, bool], None]) -> None:
         self._busy = busy
         self._bonds: dict[int, OpenBond] = {}
-        self.lock = threading.RLock()
+        self.hotplug = threading.Lock()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def watch(self, relay: int, bond: OpenBond) -> None:
         """Begin to watch a relay's bond."""
-        with self.lock:
-            self._bonds[relay] = bond
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="bonds", daemon=True)
-                self._thread.start()
+        self._bonds[relay] = bond
+        if not self._threads:
+            for work in (self._fail_over, self._restore):
+                self._threads.append(threading.Thread(target=self._run, args=[work], name="bonds", daemon=True))
+                self._threads[-1].start()
 
     def forget(self, relay: int) -> None:
-        """Leave a relay's bond alone from here on."""
-        with self.lock:
-            self._bonds.pop(relay, None)
+        """Leave a relay's bond alone from here on: its ports are the caller's to close, with ``hotplug`` held."""
+        bond = self._bonds.pop(relay, None)
+        if bond is not None:
+            with bond.lock:  # a change that is under way comes to its end
+                pass
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[int, OpenBond], None]) -> None:
         while not self._stop.wait(CHECK_PERIOD_S):
-            with self.lock:
-                for relay, bond in self._bonds.items():
-                    try:
-                        self._check(relay, bond)
-                    except ForwarderError as error:
-                        log.error("relay %d: %s: %s", relay, bond.bond, error)
-                    except Exception:
-                        log.exception("relay %d: %s: members cannot be checked", relay, bond.bond)
+            for relay, bond in list(self._bonds.items()):
+                try:
+                    work(relay, bond)
+                except ForwarderError as error:
+                    log.error("relay %d: %s: %s", relay, bond.bond, error)
+                except Exception:
+                    log.exception("relay %d: %s: members cannot be checked", relay, bond.bond)
 
-    def _check(self, relay: int, bond: OpenBond) -> None:
-        opened = _opened([member for member in bond.members if member.may_return])
+    def _watched(self, relay: int, bond: OpenBond) -> bool:
+        return self._bonds.get(relay) is bond
+
+    def _fail_over(self, relay: int, bond: OpenBond) -> None:
+        if bond.lock.acquire(blocking=False):  # else a member is being put in: other bonds do not wait for that
+            try:
+                if self._watched(relay, bond):
+                    self._change(relay, bond, [])
+            finally:
+                bond.lock.release()
+
+    def _restore(self, relay: int, bond: OpenBond) -> None:
+        if not any(member.left or member.may_return for member in bond.members):
+            return
+        with self.hotplug, contextlib.ExitStack() as unused:
+            if not self._watched(relay, bond):
+                return
+            for member in bond.members:
+                member.close()
+            opened = _opened([member for member in bond.members if member.may_return])
+            for _, port in opened:
+                unused.callback(port.remove)
+            with bond.lock:
+                if self._watched(relay, bond):
+                    unused.pop_all()
+                    self._change(relay, bond, opened)
+
+    def _change(self, relay: int, bond: OpenBond, opened: list[tuple[Member, EthPort]]) -> None:
+        """Take out members that are of no use and put in those that were opened."""
         stale = bond.stale(replaced=bool(opened))
         if not stale and not opened:
             return

@@ -148,7 +148,7 @@ class Ports:
         """
         if relay in self._ports:
             raise PortError(PortStage.BUSY, f"relay {relay} has {self._ports[relay].attachment} already")
-        with self._keeper.lock, contextlib.ExitStack() as undo:
+        with self._keeper.hotplug, contextlib.ExitStack() as undo:
             undo.callback(self.release_mempool, relay)
             opened = self._open(attachment, undo, degraded=degraded)
             port = opened.port
@@ -180,7 +180,7 @@ class Ports:
         self._lanes.set(relay, queues=(), vf_busy=False)
         del self._ports[relay]
         try:
-            with self._keeper.lock, _stage(PortStage.DETACH, port.attachment):
+            with self._keeper.hotplug, _stage(PortStage.DETACH, port.attachment):
                 port.remove()
         finally:
             self.release_mempool(relay)
