@@ -17,6 +17,7 @@ import pytest
 
 from frontend import FrontEnd, GuestMemory, Wire
 from frontend.malformed import CASES, MIB
+from frontend.split import Buffer
 from harness.daemon import Daemon
 from harness.process import wait_for
 from vio4wd.vhostuser.requests import Request
@@ -175,18 +176,20 @@ def test_truncated_memory_costs_only_its_owner(engine: Daemon, relay: int) -> No
     """A worker dies of it (SIGBUS); its successor is not given the session that would kill it again."""
     victim = 61
     engine.add(victim, f"net_ring{victim}")
-    deaths = engine.child.log.count("ended with status -7")
-    with FrontEnd(engine.socket(relay)) as other, FrontEnd(engine.socket(victim)) as vm:
+    memory = GuestMemory(count=2)  # buffers in the first region, rings in the second
+    with FrontEnd(engine.socket(relay)) as other, FrontEnd(engine.socket(victim), memory=memory) as vm:
         for front in (other, vm):
             front.handshake()
             front.post_rx()
             ready(front)
-        os.ftruncate(vm.memory.regions[0].fd, 0)
+        os.ftruncate(memory.regions[0].fd, 0)
+        vm.rings[1].add([Buffer(memory.regions[0].guest, 72)])
+        vm.rings[1].publish()
         assert vm.wire.is_closed(30)
         engine.child.wait_for_log("malformed SET_MEM_TABLE: region at guest address", 5)
         ready(other)
         echo(other, frames(64))
-        assert engine.child.log.count("ended with status -7") == deaths + 1
+        assert f"relay {victim}: session replayed" not in engine.child.log
     engine.remove(victim, f"net_ring{victim}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from frontend import FrontEnd
 from harness.daemon import ROOT, Daemon
 from harness.process import wait_for
 from harness.testpmd import Testpmd
@@ -67,6 +68,31 @@ def test_a_killed_worker_s_guest_goes_on(
     assert daemon.child.log.count("front end connected") == 1
     testpmd.stop()
     daemon.remove(7, "net_null0")
+
+
+def test_front_end_that_workers_die_of_is_cut_off(daemon: Daemon) -> None:
+    """Here they die by a signal, each as soon as it has been given the session; another guest's session goes on."""
+    culprit, other = 4, 5
+    with FrontEnd(daemon.socket(culprit)) as vm, FrontEnd(daemon.socket(other)) as innocent:
+        for front in (vm, innocent):
+            front.handshake()
+            front.barrier()
+        daemon.settled_workers()
+        deadline = time.monotonic() + 90
+        while not vm.wire.is_closed(0.01):
+            assert time.monotonic() < deadline
+            replays = daemon.child.log.count(f"relay {culprit}: session replayed")
+            daemon.workers()[0].kill()
+            wait_for(
+                lambda n=replays: (
+                    daemon.child.log.count(f"relay {culprit}: session replayed") > n or vm.wire.is_closed(0.01)
+                ),
+                60,
+                "the next worker",
+            )
+        daemon.child.wait_for_log("workers in a row died at once with its session", 5)
+        innocent.barrier()
+    assert daemon.child.log.count("is cut off") == 1
 
 
 def test_workers_end_with_the_supervisor(daemon: Daemon) -> None:

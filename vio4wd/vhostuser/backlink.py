@@ -66,14 +66,9 @@ class BackLink:
         return self._channel
 
     @property
-    def confirmed(self) -> bool:
-        """Whether the back end has shown that it has handled all it was sent."""
-        return not self._unconfirmed
-
-    @property
     def suspects(self) -> str:
-        """Names of the requests that the back end has not yet shown to have handled, most recent last."""
-        return ", ".join(dict.fromkeys(self._unconfirmed)) or "the connection"
+        """Names of the requests that the back end has not yet shown to have handled, most recent last; may be empty."""
+        return ", ".join(dict.fromkeys(self._unconfirmed))
 
     async def attach(self) -> None:
         """Have the worker connect to a fresh private socket.

@@ -267,10 +267,12 @@ class Session:
             suspects, deaths = self._back.suspects, self._deaths_with_this()
             await self._back.leave()
             if not self._back.lost:
-                raise RefusedError(f"the back end refused {suspects}: {cause}")
+                raise RefusedError(f"the back end refused {suspects or 'the connection'}: {cause}")
             self._deaths = deaths
             if deaths >= self._options.most_deaths:
-                raise ForwarderError(f"{deaths} workers in a row died at once with its session, this one at {suspects}")
+                raise ForwarderError(
+                    f"{deaths} workers in a row died at once with its session (not answered: {suspects or 'none'})"
+                )
             self._settle_release()
             self._set_state(SessionState.ORPHANED)
             await self._replay_asked()
@@ -296,7 +298,7 @@ class Session:
             return self._deaths
         carried = asyncio.get_running_loop().time() - self._since
         settled = self.state is SessionState.RUNNING and carried >= self._options.settling_time
-        suspect = not settled or not self._back.confirmed
+        suspect = not settled or self._back.suspects != ""
         return (0 if settled else self._deaths) + int(suspect)
 
     async def _hand_back(self) -> None:
