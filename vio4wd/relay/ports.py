@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -113,6 +114,7 @@ class Ports:
         self._in_use = in_use
         self._ports: dict[int, _Port] = {}
         self._pools: dict[int, list[Mempool]] = {}
+        self._pool_numbers = itertools.count()
         self._pools_lock = threading.Lock()
         self._keeper = BondKeeper(lambda relay, on: lanes.set(relay, vf_busy=on))
 
@@ -133,7 +135,7 @@ class Ports:
         with self._pools_lock, _stage(PortStage.MEMORY, f"relay {relay}"):
             pools = self._pools.get(relay, [])
             if not pools or pools[-1].count < buffers:
-                name = f"relay{relay}.{len(pools)}"
+                name = f"relay{relay}.{next(self._pool_numbers)}"
                 pool = Mempool.create(name, buffers, cache_size=MEMPOOL_CACHE, data_room=data, socket_id=numa_node)
                 self._pools[relay] = [*pools, pool]
             return self._pools[relay][-1]
