@@ -50,7 +50,10 @@ def stops_and_leaves_nothing(daemon: Daemon, run_directory: Path, *, interrupt: 
         terminal_interrupts(daemon)
     else:
         daemon.child.process.send_signal(signal.SIGTERM)
-    assert daemon.child.process.wait(20) == 0, daemon.child.log
+    try:
+        assert daemon.child.process.wait(20) == 0, daemon.child.log
+    finally:
+        daemon.stop()
     assert time.monotonic() - begun < 5, daemon.child.log
     assert "READY" not in daemon.child.log
     assert "Traceback" not in daemon.child.log
@@ -61,7 +64,7 @@ def stops_and_leaves_nothing(daemon: Daemon, run_directory: Path, *, interrupt: 
 
 
 @pytest.mark.usefixtures("cold_cache")
-@pytest.mark.parametrize("after_s", [0, 0.2, 0.5, 1.0, 1.5])
+@pytest.mark.parametrize("after_s", [0, 0.2, 0.5, 0.8, 1.0, 1.5])
 def test_a_stop_before_it_is_ready(tmp_path: Path, run_directory: Path, after_s: float) -> None:
     free = FREE_HUGEPAGES.read_text()
     daemon = Daemon(tmp_path, ready=False)
@@ -98,13 +101,13 @@ def test_leftovers_of_killed_daemons_are_removed(tmp_path: Path, run_directory: 
     try:
         (own,) = names() - {"vio4wd-used", "vio4wd-file", "other"}
         assert own.startswith("vio4wd-") and own != "vio4wd-killed"
-        daemon.child.process.kill()
-        daemon.child.process.wait(10)
-        assert own in names()
     finally:
+        daemon.child.process.kill()
         daemon.stop()
+    assert own in names()
     daemon = Daemon(after)
-    assert own not in names()
+    left = names()
     assert daemon.stop() == 0
+    assert own not in left
     assert names() == {"vio4wd-used", "vio4wd-file", "other"}
     os.close(lock)

@@ -189,12 +189,15 @@ class Worker:
 
 @contextlib.contextmanager
 def _sigterm_later() -> Iterator[None]:
-    """Hold SIGTERM back; threads that are started meanwhile leave it to this one for good."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """Have SIGTERM end the process afterwards only. (Blocking it would leave it to libraries' own threads.)"""
+    came: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:

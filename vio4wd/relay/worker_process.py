@@ -23,10 +23,9 @@ log = logging.getLogger(__name__)
 START_LIMIT_S = 180.0
 """Compiling the loop for the first time on a slow machine takes most of it."""
 
-ABANDON_LIMIT_S = 1.0
-"""How long a worker that is still starting may take to leave: EAL is not interrupted in its own start."""
-
 STOP_LIMIT_S = 2.0
+"""How long a worker may take to end: to release everything, or, while it starts, until EAL has started."""
+
 CALL_LIMIT_S = 10.0
 
 
@@ -155,7 +154,7 @@ class WorkerProcess:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        _, late = await asyncio.wait({self._waiter}, timeout=ABANDON_LIMIT_S)
+        _, late = await asyncio.wait({self._waiter}, timeout=STOP_LIMIT_S)
         if late:
             await self.kill()
 
