@@ -70,6 +70,17 @@ def test_a_killed_worker_s_guest_goes_on(
     daemon.remove(7, "net_null0")
 
 
+def test_front_end_that_leaves_while_no_worker_lives(daemon: Daemon) -> None:
+    with FrontEnd(daemon.socket(3)) as vm:
+        vm.handshake()
+        vm.barrier()
+        for process in reversed(daemon.settled_workers()):  # the spare one first, so that it cannot take over
+            process.kill()
+    with FrontEnd(daemon.socket(3), timeout=60) as vm:
+        vm.handshake()
+        vm.barrier()
+
+
 def test_front_end_that_workers_die_of_is_cut_off(daemon: Daemon) -> None:
     """Here they die by a signal, each as soon as it has been given the session; another guest's session goes on."""
     culprit, other = 4, 5
