@@ -91,3 +91,12 @@ def test_damaged_code_is_removed_and_made_anew(tmp_path: Path, suffix: str, shar
     assert kept(tmp_path) == []
     assert compile_twice(tmp_path) == ""
     assert kept(tmp_path) == whole
+
+
+def test_code_that_others_could_have_put_there_is_not_run(tmp_path: Path) -> None:
+    assert compile_twice(tmp_path) == ""
+    [folder] = tmp_path.iterdir()
+    folder.chmod(0o777)
+    warnings = compile_twice(tmp_path)
+    assert warnings.count("WARNING") == 1, warnings
+    assert "everybody can write it" in warnings

@@ -14,7 +14,9 @@ from pathlib import Path
 import numba
 import numpy
 
+from vio4wd.directories import check_directory, make_directory
 from vio4wd.dpdk_ffi import compiled
+from vio4wd.errors import StartupError
 from vio4wd.relay.lanes import LANE_PADDED
 from vio4wd.relay.lcore_record import LCORE
 
@@ -36,10 +38,12 @@ def use_cache() -> bool:
 
     The cache is in systemd's CACHE_DIRECTORY, else in ``/var/cache/virtio-forwarder``.
     """
-    base = Path(os.environ.get("CACHE_DIRECTORY") or DEFAULT_DIRECTORY)
+    folder = Path(os.environ.get("CACHE_DIRECTORY") or DEFAULT_DIRECTORY) / f"compiled-{_digest()}"
     try:
-        compiled.keep_compiled(base / f"compiled-{_digest()}")
-    except OSError as error:
+        make_directory(folder)
+        check_directory("compile cache", folder)  # what others put there would be run
+        compiled.keep_compiled(folder)
+    except (OSError, StartupError) as error:
         log.warning("the compiled loop cannot be kept on disk (%s): every worker start compiles it again", error)
         return False
     return True
