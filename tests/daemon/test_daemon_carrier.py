@@ -14,6 +14,7 @@ from fake_back_end import FakeBackEnd
 
 from frontend import FrontEnd
 from vio4wd.daemon.carrier import Carrier
+from vio4wd.daemon.patience import Patience
 from vio4wd.daemon.relay_state import Relay
 from vio4wd.devices import Device
 from vio4wd.errors import WorkerError
@@ -171,7 +172,7 @@ def test_session_goes_on_although_its_move_failed(rig: Rig) -> None:
         target = rig.workers.slots[1]
         rig.process(1).refuse.add("place")
         with pytest.raises(CommandError):
-            rig.thread.call(rig.put_vf(rig.states[5], Device.parse("net_null0")))
+            rig.thread.call(rig.put_vf(rig.states[5], Device.parse("net_null0"), Patience("add net_null0")))
         vm.barrier()
         assert rig.states[5].slot is target
         assert rig.thread.started(5) == (0, 1)
