@@ -76,6 +76,8 @@ class WorkerProcess:
     async def start(self) -> None:
         """Start the process and wait until it is ready.
 
+        Cancelled, it ends the process first.
+
         Raises:
             StartupError: it could not start; the message is the worker's own.
             OSError: the system has no descriptor, memory or process left for it.
@@ -105,8 +107,11 @@ class WorkerProcess:
         except TimeoutError:
             await self.kill()
             raise StartupError(f"{self._options.name} was not ready within {START_LIMIT_S:.0f} s") from None
-        except (StartupError, asyncio.CancelledError):
+        except StartupError:
             await self.kill()
+            raise
+        except asyncio.CancelledError:
+            await self._abandon()
             raise
 
     async def call(self, op: str, *, limit_s: float = CALL_LIMIT_S, **args: Any) -> dict[str, Any]:
@@ -147,23 +152,22 @@ class WorkerProcess:
             log.error("%s did not stop within %.0f s and is killed", self._options.name, STOP_LIMIT_S)
             await self.kill()
 
-    async def abandon(self) -> None:
-        """End a process that is still starting: kindly, since EAL would leave files if it was killed in its start."""
-        self._stopping = True
-        if self._process is None or self._waiter is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
-        _, late = await asyncio.wait({self._waiter}, timeout=STOP_LIMIT_S)
-        if late:
-            await self.kill()
-
     async def kill(self) -> None:
         """End the process at once."""
         self._stopping = True
         self._signal_kill()
         if self._waiter is not None:
             await self._waiter
+
+    async def _abandon(self) -> None:
+        """End a process that is still starting: kindly, since EAL would leave files if it was killed in its start."""
+        assert self._process is not None and self._waiter is not None
+        self._stopping = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        _, late = await asyncio.wait({self._waiter}, timeout=STOP_LIMIT_S)
+        if late:
+            await self.kill()
 
     def _signal_kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -164,11 +164,7 @@ class Workers:
         """
         try:
             process = self._make()
-            try:
-                await process.start()
-            except asyncio.CancelledError:
-                await process.abandon()
-                raise
+            await process.start()
         except OSError as error:
             raise StartupError(f"a worker process cannot be started: {error}") from error
         if not process.alive:
