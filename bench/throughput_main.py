@@ -136,8 +136,9 @@ def command(pairs: int, seconds: float, frames: str, contestants: str, rings: st
         json_path.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
     for frame in sizes:
         for other in names[1:-1]:
-            click.echo(f"ratio-{frame} {names[0]} to {other}: {ratio(figures, names[0], other, frame):.2f}")
-            click.echo(f"ratio-{frame} {other} to {names[-1]}: {ratio(figures, other, names[-1], frame):.2f}")
+            click.echo(f"{frame}: {names[0]} to {other} {ratio(figures, names[0], other, frame):.2f}")
+            click.echo(f"{frame}: {other} to {names[-1]} {ratio(figures, other, names[-1], frame):.2f}")
+    for frame in sorted(sizes, key=lambda frame: frame != IMIX):  # the mix first, then by size
         click.echo(f"ratio-{frame}: {ratio(figures, names[0], names[-1], frame):.2f}")
     click.echo(f"ratio: {ratio(figures, names[0], names[-1], sizes[0]):.2f}")
 

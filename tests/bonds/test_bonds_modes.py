@@ -128,24 +128,3 @@ def test_8023ad_with_a_switch(
         remove_bond(shared_daemon, relay)
     finally:
         switch.stop()
-
-
-def test_8023ad_with_the_kernel_s_bond(shared_daemon: Daemon, wires: Wires, guest: Callable[..., Testpmd]) -> None:
-    relay = 3
-    try:
-        run("ip", "-n", wires.namespace, "link", "add", "bond0", "type", "bond", "mode", "802.3ad", "lacp_rate", "fast")
-    except Exception:
-        pytest.skip("this kernel has no bonding driver (CONFIG_BONDING)")
-    for far in wires.far:
-        run("ip", "-n", wires.namespace, "link", "set", far, "down")
-        run("ip", "-n", wires.namespace, "link", "set", far, "master", "bond0")
-        run("ip", "-n", wires.namespace, "link", "set", far, "up")
-    run("ip", "-n", wires.namespace, "link", "set", "bond0", "up")
-    put_bond(shared_daemon, relay, 4, wires.devargs())
-    testpmd = guest(shared_daemon.socket(relay), mode="macswap")
-    testpmd.command("start", "macswap packet forwarding")
-    with wires.open_interface("bond0") as bond:
-        wait_for(lambda: carries(bond), 20, "traffic")
-        assert sorted(exchange([bond], 0, FRAMES, len(FRAMES))[0]) == list(FRAMES)
-    testpmd.stop()
-    remove_bond(shared_daemon, relay)

@@ -44,7 +44,7 @@ cp -r /compiled/. /root/var/cache/virtio-forwarder/
 mount -t hugetlbfs -o pagesize=2M hugepages /root/dev/hugepages
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 """
-MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "igb", "igbvf", "vfio-pci")
+MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay", "igb", "igbvf", "vfio-pci", "bonding", "veth")
 RECIPE = Recipe(
     "linux-image-amd64",
     MODULES,
