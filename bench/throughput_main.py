@@ -63,6 +63,7 @@ def relay(engine: str, devargs: str, directory: Path) -> Iterator[Path]:
     """Our daemon with one relay; yields the vhost-user socket."""
     daemon = Daemon(directory, VIRTIOFWD_RING_ENGINE=engine, VIRTIOFWD_CPU_MASK=str(FORWARDER_CPU))
     try:
+        daemon.settled_workers()  # the spare worker starts after the daemon is ready, on the same CPUs
         daemon.add(RELAY, devargs)
         yield daemon.socket(RELAY)
     finally:
