@@ -143,14 +143,27 @@ def test_value(line: str, field: str, value: object, host: Host) -> None:
         assert getattr(loads(line, "f", host=host), field) == value
 
 
+ON_UNLESS_BLANK = {"VIRTIOFWD_JUMBO", "VIRTIOFWD_MRGBUF", "VIRTIOFWD_TSO", "VIRTIOFWD_IPC_PORT_CONTROL"}
+OFF_WORDS = ["0", "n", "no", "off", "false", "False", "NO"]
+
+
 @pytest.mark.parametrize("key", [key for key, spec in KEYS.items() if isinstance(getattr(Config(), spec.field), bool)])
 def test_flags(key: str, host: Host) -> None:
     def value(text: str) -> bool:
         return bool(getattr(loads(f"{key}={text}", "f", host=host), KEYS[key].field))
 
-    assert not any(map(value, ["", "''", "0", "n", "no", "off", "false", "False", "NO", " # y"]))
+    assert not any(map(value, ["", "''", "()", " # y"]))
+    assert [value(word) for word in OFF_WORDS] == [key in ON_UNLESS_BLANK] * len(OFF_WORDS)
     assert value("true")
     assert all(map(value, ["y", "yes", "1", "on", "Y", "anything"])) == (key != "VIO4WD_CORE_SCHED_ENABLE")
+
+
+@pytest.mark.parametrize("key", sorted(ON_UNLESS_BLANK))
+def test_a_word_for_off_that_turns_on_is_warned_of(key: str, host: Host) -> None:
+    for word in OFF_WORDS:
+        assert f"f:1: {key}: {word!r} is on: only a blank value is off" in loads(f"{key}={word}", "f", host=host).warnings
+    for word in ("", "1", "y"):
+        assert "only a blank" not in "".join(loads(f"{key}={word}", "f", host=host).warnings)
 
 
 def test_only_true_turns_core_scheduling_on_and_others_are_warned_of(host: Host) -> None:

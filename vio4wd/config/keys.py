@@ -179,7 +179,7 @@ _KEYS = (
         Option(None, "--zmq-port-control-ep", "ENDPOINT", bare=f"{_RUN}/port_control"), example=f"{_RUN}/port_control",
     ),
     KeySpec(
-        "VIRTIOFWD_IPC_PORT_CONTROL", "ipc_port_control", kinds.FLAG, Section.PORT_CONTROL,
+        "VIRTIOFWD_IPC_PORT_CONTROL", "ipc_port_control", kinds.NOT_BLANK, Section.PORT_CONTROL,
         "Take port control commands from a file. While it is on, OVSDB is not used.",
         Option("-I", "--ipc"),
     ),
@@ -226,17 +226,17 @@ _KEYS = (
         example="/etc/virtio-forwarder/clients",
     ),
     KeySpec(
-        "VIRTIOFWD_JUMBO", "jumbo", kinds.FLAG, Section.FEATURES,
+        "VIRTIOFWD_JUMBO", "jumbo", kinds.NOT_BLANK, Section.FEATURES,
         "Carry jumbo frames. Takes larger packet buffers.",
         Option("-J", "--enable-jumbo"),
     ),
     KeySpec(
-        "VIRTIOFWD_MRGBUF", "mergeable_rx", kinds.FLAG, Section.FEATURES,
+        "VIRTIOFWD_MRGBUF", "mergeable_rx", kinds.NOT_BLANK, Section.FEATURES,
         "Offer mergeable receive buffers, which let a packet fill several of the VM's buffers.",
         Option("-R", "--enable-mrgbuf"),
     ),
     KeySpec(
-        "VIRTIOFWD_TSO", "tso", kinds.FLAG, Section.FEATURES,
+        "VIRTIOFWD_TSO", "tso", kinds.NOT_BLANK, Section.FEATURES,
         "Offer TCP segmentation and checksum offload.",
         Option("-T", "--enable-tso"),
     ),
