@@ -161,7 +161,9 @@ def test_flags(key: str, host: Host) -> None:
 @pytest.mark.parametrize("key", sorted(ON_UNLESS_BLANK))
 def test_a_word_for_off_that_turns_on_is_warned_of(key: str, host: Host) -> None:
     for word in OFF_WORDS:
-        assert f"f:1: {key}: {word!r} is on: only a blank value is off" in loads(f"{key}={word}", "f", host=host).warnings
+        assert (
+            f"f:1: {key}: {word!r} is on: only a blank value is off" in loads(f"{key}={word}", "f", host=host).warnings
+        )
     for word in ("", "1", "y"):
         assert "only a blank" not in "".join(loads(f"{key}={word}", "f", host=host).warnings)
 
@@ -292,6 +294,14 @@ def test_unknown_and_outdated_keys_are_warned_of(host: Host) -> None:
     assert maks.startswith("f:1: ") and "did you mean VIRTIOFWD_CPU_MASK?" in maks
     assert lang.startswith("f:2: LANG is not a known key")
     assert binary.startswith("f:3: VIRTIOFWD_BINARY is ignored")
+
+
+def test_keys_that_do_nothing_yet_are_warned_of(host: Host) -> None:
+    text = "VIRTIOFWD_TSO=1\nVIRTIOFWD_ZERO_COPY=\nVIRTIOFWD_BIND_VFIO_PCI=eth0\n"
+    assert loads(text, "f", {"VIRTIOFWD_CPU_NIC_SAME_NUMA": "true"}, host=host).warnings == tuple(
+        f"VIRTIOFWD_{key} is set, but has no effect in this version"
+        for key in ("CPU_NIC_SAME_NUMA", "BIND_VFIO_PCI", "TSO")
+    )
 
 
 def test_overrides_win_and_replace_lists(host: Host) -> None:

@@ -124,7 +124,7 @@ def _key_options() -> Iterator[click.Option]:
         if spec.option is None:
             continue
         names = [spec.field, *filter(None, (spec.option.short, spec.option.long))]
-        description = f"{spec.description} [{spec.key}]"
+        description = f"{spec.explanation} [{spec.key}]"
         if spec.kind in (FLAG, NOT_BLANK):
             yield click.Option(names, is_flag=True, help=description)
         elif spec.option.bare is not None:

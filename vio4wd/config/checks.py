@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vio4wd.config.cpus import format_cpus
+from vio4wd.config.keys import KEYS
 from vio4wd.config.kinds import SOCKET_PATH_MAX
 from vio4wd.config.model import Config, PortControl
 from vio4wd.relay.interface import RELAYS
 
+_DEFAULTS = Config()
 _ENDPOINTS = {
     "zmq_port_control_ep": "VIRTIOFWD_ZMQ_PORT_CONTROL_EP",
     "zmq_stats_ep": "VIRTIOFWD_ZMQ_STATS_EP",
@@ -60,6 +62,9 @@ def _endpoints(config: Config) -> Iterator[tuple[str, str]]:
 
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed and yet surprises."""
+    for spec in KEYS.values():
+        if not spec.works and getattr(config, spec.field) != getattr(_DEFAULTS, spec.field):
+            yield f"{spec.key} is set, but has no effect in this version"
     if config.port_control is PortControl.ZMQ and config.ipc_port_control:
         yield "VIRTIOFWD_IPC_PORT_CONTROL is not used: VIRTIOFWD_ZMQ_PORT_CONTROL_EP is set, and only one can be"
     if config.dynamic_sockets and config.port_control is not PortControl.ZMQ:

@@ -60,7 +60,7 @@ def default_file() -> str:
 
 
 def _file_entry(spec: KeySpec) -> Iterator[str]:
-    yield from _comment(spec.description)
+    yield from _comment(spec.explanation)
     yield from _comment(f"Allowed: {spec.kind.allowed}.")
     yield assignment(spec, spec.default_words)
     if spec.example is not None:
@@ -83,7 +83,7 @@ def page() -> str:
 
 
 def _row(spec: KeySpec) -> str:
-    meaning = f"{spec.description} Allowed: {spec.kind.allowed}."
+    meaning = f"{spec.explanation} Allowed: {spec.kind.allowed}."
     if spec.example is not None:
         meaning += f" Example: `{spec.example}`."
     if spec.reloadable:

@@ -42,7 +42,7 @@ class KeySpec:
     """One key: its field of Config, its kind of value, what it is for.
 
     ``default_text`` is given where the default depends on the machine. ``example`` is a value worth showing.
-    ``reloadable``: a running daemon takes a new value on SIGHUP.
+    ``reloadable``: a running daemon takes a new value on SIGHUP. ``works``: this version does what the key asks for.
     """
 
     key: str
@@ -54,6 +54,12 @@ class KeySpec:
     example: str | None = None
     default_text: str | None = None
     reloadable: bool = False
+    works: bool = True
+
+    @property
+    def explanation(self) -> str:
+        """The description, and whether setting the key is of any use."""
+        return self.description if self.works else f"{self.description} Has no effect in this version."
 
     @property
     def default_words(self) -> tuple[str, ...]:
@@ -93,7 +99,7 @@ _KEYS = (
     KeySpec(
         "VIRTIOFWD_CPU_NIC_SAME_NUMA", "same_numa", kinds.FLAG, Section.CPUS,
         "Serve a relay only by worker CPUs of its VF's NUMA node.",
-        Option("-a", "--same-numa"),
+        Option("-a", "--same-numa"), works=False,
     ),
     KeySpec(
         "VIRTIOFWD_IDLE_SLEEP_MAX_US", "idle_sleep_max_us", kinds.integer(0, 10000, "microseconds"), Section.CPUS,
@@ -166,7 +172,7 @@ _KEYS = (
         "VIRTIOFWD_BIND_VFIO_PCI", "bind_vfio_pci", attachments.VFIO_BINDINGS, Section.VFS,
         "Devices to bind to the vfio-pci driver before the daemon starts: PCI addresses, or VFs of a netdev, all "
         "of them or the first few.",
-        example="0000:05:08.1,ens1f0:4",
+        example="0000:05:08.1,ens1f0:4", works=False,
     ),
     KeySpec(
         "VIRTIOFWD_VFIO_VF_TOKEN", "vfio_vf_token", kinds.UUID, Section.VFS,
@@ -238,12 +244,12 @@ _KEYS = (
     KeySpec(
         "VIRTIOFWD_TSO", "tso", kinds.NOT_BLANK, Section.FEATURES,
         "Offer TCP segmentation and checksum offload.",
-        Option("-T", "--enable-tso"),
+        Option("-T", "--enable-tso"), works=False,
     ),
     KeySpec(
         "VIRTIOFWD_ZERO_COPY", "zero_copy", kinds.FLAG, Section.FEATURES,
         "Ask for zero copy from VM to VF where DPDK has it.",
-        Option("-0", "--zero-copy"),
+        Option("-0", "--zero-copy"), works=False,
     ),
     KeySpec(
         "VIO4WD_CORE_SCHED_ENABLE", "core_sched_enabled", kinds.ONLY_TRUE, Section.SCHEDULER,
