@@ -349,6 +349,16 @@ def test_tcp_endpoints_need_keys(host: Host) -> None:
     assert loads(text + keys, "f", host=host).zmq_stats_ep == "tcp://*:5555"
 
 
+@pytest.mark.parametrize("endpoint", ["ipc:///run/x", "tcp://*:5555"])
+@pytest.mark.parametrize("half", ["SERVER_KEY", "CLIENT_KEYS"])
+def test_half_of_the_curve_keys_is_an_error(half: str, endpoint: str, host: Host) -> None:
+    (other,) = {"SERVER_KEY", "CLIENT_KEYS"} - {half}
+    text = f"VIRTIOFWD_ZMQ_STATS_EP={endpoint}\nVIRTIOFWD_ZMQ_CURVE_{half}=/k\n"
+    (problem,) = problems(text, host)
+    assert problem.startswith(f"/etc/conf:2: VIRTIOFWD_ZMQ_CURVE_{half} '/k': ")
+    assert f"without VIRTIOFWD_ZMQ_CURVE_{other}: set both or neither" in problem
+
+
 def test_each_service_has_its_own_endpoint(host: Host) -> None:
     (problem,) = problems("VIRTIOFWD_ZMQ_STATS_EP=ipc:///x\nVIRTIOFWD_ZMQ_CONFIG_EP=ipc:///x\n", host)
     assert problem.startswith("/etc/conf:2: ") and "each service needs its own" in problem

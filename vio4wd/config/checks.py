@@ -22,6 +22,7 @@ _ENDPOINTS = {
 def problems(config: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and what is wrong with its value beside the others."""
     yield from _pins_in_mask(config)
+    yield from _curve_keys(config)
     yield from _endpoints(config)
     longest = len(bytes(config.socket_path(RELAYS - 1)))
     if not config.dynamic_sockets and longest > SOCKET_PATH_MAX:
@@ -42,8 +43,17 @@ def _pins_in_mask(config: Config) -> Iterator[tuple[str, str]]:
             )
 
 
+def _curve_keys(config: Config) -> Iterator[tuple[str, str]]:
+    server, clients = "VIRTIOFWD_ZMQ_CURVE_SERVER_KEY", "VIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS"
+    if config.zmq_curve_server_key is not None and config.zmq_curve_client_keys is None:
+        yield server, f"is of no use without {clients}: set both or neither"
+    if config.zmq_curve_client_keys is not None and config.zmq_curve_server_key is None:
+        yield clients, f"is of no use without {server}: set both or neither"
+
+
 def _endpoints(config: Config) -> Iterator[tuple[str, str]]:
-    has_keys = config.zmq_curve_server_key is not None and config.zmq_curve_client_keys is not None
+    keys = (config.zmq_curve_server_key, config.zmq_curve_client_keys)
+    has_keys = keys != (None, None)  # one without the other is told of already
     users: dict[str, str] = {}
     for field, key in _ENDPOINTS.items():
         endpoint = getattr(config, field)
