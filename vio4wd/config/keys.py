@@ -123,7 +123,8 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_HUGETLBFS_MOUNT_POINT", "huge_dir", kinds.PATH, Section.DAEMON,
-        "Where hugetlbfs is mounted for the daemon's packet buffers.",
+        "Where hugetlbfs with pages of 2 MiB is mounted, for the daemon's packet buffers. Where that is no such mount, "
+        "another one of the machine is used, with a warning unless this is the default.",
         Option("-H", "--huge-dir", "DIR"), example="/dev/hugepages",
     ),
     KeySpec(
