@@ -123,6 +123,14 @@ def test_reload_keeps_the_process(running: Machine) -> None:
     assert show_stats(running)
 
 
+def test_an_update_leaves_the_daemon_running(running: Machine) -> None:
+    before = running.unit_property(UNIT, "MainPID")
+    said = running.run(str(CHECKOUT / "scripts" / "install"), timeout=120).stdout
+    assert f"systemctl restart {UNIT} puts the new version to use" in said
+    assert running.unit_property(UNIT, "MainPID") == before
+    assert show_stats(running)
+
+
 def test_a_killed_daemon_is_started_again(running: Machine) -> None:
     before = running.unit_property(UNIT, "MainPID")
     running.run("kill", "-KILL", before)
