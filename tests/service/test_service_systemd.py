@@ -71,6 +71,8 @@ def test_everything_is_in_its_place(installed: Machine) -> None:
     assert installed.run("find", "/usr/lib/virtio-forwarder", "-lname", f"{CHECKOUT}*").stdout == ""
     assert installed.run("grep", "-rlIF", str(CHECKOUT), "/usr/lib/virtio-forwarder", check=False).stdout == ""
     installed.run("cmp", CONFIG, str(CHECKOUT / "etc/default/virtioforwarder"))
+    for page in ("man8/virtio-forwarder.8", "man5/virtioforwarder.5"):
+        installed.run("cmp", f"/usr/share/man/{page}", str(CHECKOUT / "docs/man" / Path(page).name))
     installed.run("systemd-analyze", "verify", "--man=no", f"{UNIT}.service")
     installed.run("virtio-forwarder", "--help")
 

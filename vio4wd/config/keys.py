@@ -182,7 +182,8 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_PORT_CONTROL_EP", "zmq_port_control_ep", kinds.ENDPOINT, Section.PORT_CONTROL,
-        "ZeroMQ endpoint of port control. While it is set, the command file and OVSDB are not used.",
+        "ZeroMQ endpoint of port control. While it is set, the command file and OVSDB are not used. Whoever may use "
+        "port control can open any DPDK device, and some run programs: give this right only to those who may be root.",
         Option(None, "--zmq-port-control-ep", "ENDPOINT", bare=f"{_RUN}/port_control"), example=f"{_RUN}/port_control",
     ),
     KeySpec(
@@ -192,18 +193,20 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_IPC_PATH", "command_file", kinds.PATH, Section.PORT_CONTROL,
-        "The command file. Whoever can write it, or its directory, controls the relays.",
+        "The command file: a regular file of root's or the daemon's user that nobody else can write. Whoever can "
+        "write it, or its directory, has the right of port control, which is as good as root's.",
         example="/tmp/vio_cmd",
     ),
     KeySpec(
         "VIRTIOFWD_OVSDB_SOCK_PATH", "ovsdb_socket", kinds.OPTIONAL_PATH, Section.PORT_CONTROL,
-        "Socket of the ovsdb-server whose interfaces are watched for the key virtio_forwarder. Blank: OVSDB is "
-        "not used.",
+        "Socket of the ovsdb-server whose interfaces are watched for the key virtio_forwarder (or virtio_relay) of "
+        "external_ids. Blank: OVSDB is not used. Whoever can write that database has the right of port control, which "
+        "is as good as root's.",
         Option("-O", "--ovsdb-sock", "PATH"), example="/var/run/openvswitch/db.sock",
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_STATS_EP", "zmq_stats_ep", kinds.ENDPOINT, Section.ZMQ,
-        "Endpoint of the statistics service.",
+        "Endpoint of the statistics service, which virtioforwarder_stats.py and the like ask.",
         Option(None, "--zmq-stats-ep", "ENDPOINT", bare=f"{_RUN}/stats"), example=f"{_RUN}/stats",
     ),
     KeySpec(
@@ -219,22 +222,26 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_GROUP", "zmq_group_account", kinds.GROUP, Section.ZMQ,
-        "Group whose members may use the services' unix sockets beside the daemon's own user.",
+        "Group whose members may use the services' unix sockets beside the daemon's own user. Where port control has "
+        "one, its members can do what root can.",
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_CURVE_SERVER_KEY", "zmq_curve_server_key", kinds.OPTIONAL_PATH, Section.ZMQ,
-        "Secret key file (a ZeroMQ certificate, *.key_secret) of the services. Needed for tcp:// endpoints.",
+        "Secret key file (a ZeroMQ certificate, *.key_secret) of the services. Needed for tcp:// endpoints, together "
+        "with the clients' keys.",
         example="/etc/virtio-forwarder/server.key_secret",
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS", "zmq_curve_client_keys", kinds.OPTIONAL_PATH, Section.ZMQ,
         "Directory of the public keys (ZeroMQ certificates, *.key) of the clients that may use tcp:// endpoints. "
-        "Needed for tcp:// endpoints.",
+        "Needed for tcp:// endpoints, together with the server's key. Where port control has one, these clients can do "
+        "what root can.",
         example="/etc/virtio-forwarder/clients",
     ),
     KeySpec(
         "VIRTIOFWD_JUMBO", "jumbo", kinds.NOT_BLANK, Section.FEATURES,
-        "Carry jumbo frames. Takes larger packet buffers.",
+        "Carry jumbo frames: VFs get an MTU of 9000 instead of 1500 bytes. Takes larger packet buffers, and offers "
+        "mergeable receive buffers too.",
         Option("-J", "--enable-jumbo"),
     ),
     KeySpec(
