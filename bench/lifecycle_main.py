@@ -97,7 +97,10 @@ def one_round(figures: dict[str, list[float]]) -> None:
 @click.option("--rounds", default=5, show_default=True, help="Daemons to start.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
 def command(rounds: int, json_path: Path | None) -> None:
-    """Measure starts, deaths and changes. The last line is ``ratio: N.NN``, limit to median, of the worst."""
+    """Measure starts, deaths and changes. The last line is ``ratio: N.NN``, limit to median, of the worst.
+
+    The exit status is 1 for a ratio below 1.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:  # compiles the loop if it is not in the cache
         Daemon(Path(name)).stop()
     figures: dict[str, list[float]] = {name: [] for name in LIMITS_S}
@@ -114,6 +117,7 @@ def command(rounds: int, json_path: Path | None) -> None:
             f"{name:<28} median {median * 1e3:8.1f} ms  worst {worst * 1e3:8.1f} ms  limit {limit * 1e3:6.0f} ms"
         )
     click.echo(f"ratio: {min(ratios):.2f}")
+    sys.exit(min(ratios) < 1)
 
 
 def main() -> int:

@@ -75,7 +75,8 @@ def testpmd_peer(devargs: str, directory: Path) -> Iterator[Path]:
     """dpdk-testpmd as the forwarder; yields the vhost-user socket."""
     sock = directory / "peer.sock"
     arguments = [
-        "dpdk-testpmd", "--lcores", f"0@{FRONT_CPU},1@{FORWARDER_CPU}", "--no-pci", "--in-memory", "-m", "512",
+        "dpdk-testpmd", "--lcores", f"0@{FRONT_CPU},1@{FORWARDER_CPU}", "--no-pci", "--in-memory",
+        "--no-telemetry", "-m", "512",
         "--vdev", devargs, "--vdev", f"net_vhost0,iface={sock},queues=1", "--",
         "--forward-mode=io", "--nb-cores=1", "--total-num-mbufs=16384", "--no-mlockall", "--stats-period=60",
     ]  # fmt: skip

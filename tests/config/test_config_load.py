@@ -143,14 +143,29 @@ def test_value(line: str, field: str, value: object, host: Host) -> None:
         assert getattr(loads(line, "f", host=host), field) == value
 
 
+ON_UNLESS_BLANK = {"VIRTIOFWD_JUMBO", "VIRTIOFWD_MRGBUF", "VIRTIOFWD_TSO", "VIRTIOFWD_IPC_PORT_CONTROL"}
+OFF_WORDS = ["0", "n", "no", "off", "false", "False", "NO"]
+
+
 @pytest.mark.parametrize("key", [key for key, spec in KEYS.items() if isinstance(getattr(Config(), spec.field), bool)])
 def test_flags(key: str, host: Host) -> None:
     def value(text: str) -> bool:
         return bool(getattr(loads(f"{key}={text}", "f", host=host), KEYS[key].field))
 
-    assert not any(map(value, ["", "''", "0", "n", "no", "off", "false", "False", "NO", " # y"]))
+    assert not any(map(value, ["", "''", "()", " # y"]))
+    assert [value(word) for word in OFF_WORDS] == [key in ON_UNLESS_BLANK] * len(OFF_WORDS)
     assert value("true")
     assert all(map(value, ["y", "yes", "1", "on", "Y", "anything"])) == (key != "VIO4WD_CORE_SCHED_ENABLE")
+
+
+@pytest.mark.parametrize("key", sorted(ON_UNLESS_BLANK))
+def test_a_word_for_off_that_turns_on_is_warned_of(key: str, host: Host) -> None:
+    for word in OFF_WORDS:
+        assert (
+            f"f:1: {key}: {word!r} is on: only a blank value is off" in loads(f"{key}={word}", "f", host=host).warnings
+        )
+    for word in ("", "1", "y"):
+        assert "only a blank" not in "".join(loads(f"{key}={word}", "f", host=host).warnings)
 
 
 def test_only_true_turns_core_scheduling_on_and_others_are_warned_of(host: Host) -> None:
@@ -281,6 +296,14 @@ def test_unknown_and_outdated_keys_are_warned_of(host: Host) -> None:
     assert binary.startswith("f:3: VIRTIOFWD_BINARY is ignored")
 
 
+def test_keys_that_do_nothing_yet_are_warned_of(host: Host) -> None:
+    text = "VIRTIOFWD_TSO=1\nVIRTIOFWD_ZERO_COPY=\nVIRTIOFWD_BIND_VFIO_PCI=eth0\n"
+    assert loads(text, "f", {"VIRTIOFWD_CPU_NIC_SAME_NUMA": "true"}, host=host).warnings == tuple(
+        f"VIRTIOFWD_{key} is set, but has no effect in this version"
+        for key in ("CPU_NIC_SAME_NUMA", "BIND_VFIO_PCI", "TSO")
+    )
+
+
 def test_overrides_win_and_replace_lists(host: Host) -> None:
     config = loads(
         "VIRTIOFWD_LOG_LEVEL=3\nVIRTIOFWD_STATIC_VFS=(05:08.1=1)\nVIRTIOFWD_JUMBO=y\n",
@@ -324,6 +347,16 @@ def test_tcp_endpoints_need_keys(host: Host) -> None:
     assert "so it needs VIRTIOFWD_ZMQ_CURVE_SERVER_KEY and VIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS" in problem
     keys = "VIRTIOFWD_ZMQ_CURVE_SERVER_KEY=/k/server\nVIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS=/k/clients\n"
     assert loads(text + keys, "f", host=host).zmq_stats_ep == "tcp://*:5555"
+
+
+@pytest.mark.parametrize("endpoint", ["ipc:///run/x", "tcp://*:5555"])
+@pytest.mark.parametrize("half", ["SERVER_KEY", "CLIENT_KEYS"])
+def test_half_of_the_curve_keys_is_an_error(half: str, endpoint: str, host: Host) -> None:
+    (other,) = {"SERVER_KEY", "CLIENT_KEYS"} - {half}
+    text = f"VIRTIOFWD_ZMQ_STATS_EP={endpoint}\nVIRTIOFWD_ZMQ_CURVE_{half}=/k\n"
+    (problem,) = problems(text, host)
+    assert problem.startswith(f"/etc/conf:2: VIRTIOFWD_ZMQ_CURVE_{half} '/k': ")
+    assert f"without VIRTIOFWD_ZMQ_CURVE_{other}: set both or neither" in problem
 
 
 def test_each_service_has_its_own_endpoint(host: Host) -> None:

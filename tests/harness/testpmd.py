@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 from harness.process import Child, wait_for
 
-HUGE = Path("/dev/hugepages")
+HUGE, RUN = Path("/dev/hugepages"), Path("/run/dpdk")
 _numbers = itertools.count()
 
 
@@ -33,7 +34,7 @@ class Testpmd:
         devargs = f"net_virtio_user0,path={sock},queues=1,queue_size=1024"
         arguments = [
             "stdbuf", "-o0", "dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--no-pci", "-m", "256",
-            f"--file-prefix={self._prefix}", "--single-file-segments",
+            f"--file-prefix={self._prefix}", "--no-telemetry", "--single-file-segments",
             "--vdev", ",".join(filter(None, (devargs, options))), "--",
             "--interactive", f"--forward-mode={mode}", "--nb-cores=1", "--total-num-mbufs=8192", "--no-mlockall",
             *extra,
@@ -63,9 +64,10 @@ class Testpmd:
         return {name: int(value) for name, value in re.findall(r"([RT]X-\w+):\s+(\d+)", text)}
 
     def stop(self) -> None:
-        """End it and remove its hugepage files."""
+        """End it and remove its hugepage and run-time files."""
         self.child.stop()
         if self.child.process.stdin is not None:
             self.child.process.stdin.close()
         for left in HUGE.glob(f"{self._prefix}map_*"):
             left.unlink()
+        shutil.rmtree(RUN / self._prefix, ignore_errors=True)

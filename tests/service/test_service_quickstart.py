@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.dpdk, pytest.mark.slow]
 
 
 def _traces() -> list[str]:
-    """What a run would leave: namespaces, directories, hugepage files, and processes that name any of them."""
+    """What a run would leave: namespaces, directories, files of hugepages and of DPDK, and processes that name any."""
     found = [str(path) for folder in ("/run/netns", "/tmp") for path in Path(folder).glob(f"{TRACE}*")]
-    found += [str(path) for path in Path("/dev/hugepages").glob("quickstart*")]
+    found += [str(path) for folder in ("/dev/hugepages", "/run/dpdk") for path in Path(folder).glob("quickstart*")]
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             text = cmdline.read_bytes().replace(b"\0", b" ").decode(errors="replace")

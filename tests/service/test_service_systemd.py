@@ -71,6 +71,8 @@ def test_everything_is_in_its_place(installed: Machine) -> None:
     assert installed.run("find", "/usr/lib/virtio-forwarder", "-lname", f"{CHECKOUT}*").stdout == ""
     assert installed.run("grep", "-rlIF", str(CHECKOUT), "/usr/lib/virtio-forwarder", check=False).stdout == ""
     installed.run("cmp", CONFIG, str(CHECKOUT / "etc/default/virtioforwarder"))
+    for page in ("man8/virtio-forwarder.8", "man5/virtioforwarder.5"):
+        installed.run("cmp", f"/usr/share/man/{page}", str(CHECKOUT / "docs/man" / Path(page).name))
     installed.run("systemd-analyze", "verify", "--man=no", f"{UNIT}.service")
     installed.run("virtio-forwarder", "--help")
 
@@ -120,6 +122,14 @@ def test_reload_keeps_the_process(running: Machine) -> None:
     set_key(running, "VIRTIOFWD_LOG_LEVEL", "6")
     assert running.unit_property(UNIT, "MainPID") == before
     assert running.unit_property(UNIT, "ActiveState") == "active"
+    assert show_stats(running)
+
+
+def test_an_update_leaves_the_daemon_running(running: Machine) -> None:
+    before = running.unit_property(UNIT, "MainPID")
+    said = running.run(str(CHECKOUT / "scripts" / "install"), timeout=120).stdout
+    assert f"systemctl restart {UNIT} puts the new version to use" in said
+    assert running.unit_property(UNIT, "MainPID") == before
     assert show_stats(running)
 
 

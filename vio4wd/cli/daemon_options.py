@@ -13,7 +13,7 @@ from vio4wd import __version__
 from vio4wd.cli.bare_options import BareValueCommand, BareValueOption
 from vio4wd.config import DEFAULT_PATH, Config, dump, load
 from vio4wd.config.keys import KEYS, KeySpec
-from vio4wd.config.kinds import FLAG, OPTIONAL_PATH, PATH
+from vio4wd.config.kinds import FLAG, NOT_BLANK, OPTIONAL_PATH, PATH
 from vio4wd.errors import ConfigError, ForwarderError
 
 NAME = "virtio-forwarder"
@@ -124,8 +124,8 @@ def _key_options() -> Iterator[click.Option]:
         if spec.option is None:
             continue
         names = [spec.field, *filter(None, (spec.option.short, spec.option.long))]
-        description = f"{spec.description} [{spec.key}]"
-        if spec.kind is FLAG:
+        description = f"{spec.explanation} [{spec.key}]"
+        if spec.kind in (FLAG, NOT_BLANK):
             yield click.Option(names, is_flag=True, help=description)
         elif spec.option.bare is not None:
             yield BareValueOption(names, bare=spec.option.bare, metavar=spec.option.metavar, help=description)

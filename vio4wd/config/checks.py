@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vio4wd.config.cpus import format_cpus
+from vio4wd.config.keys import KEYS
 from vio4wd.config.kinds import SOCKET_PATH_MAX
 from vio4wd.config.model import Config, PortControl
 from vio4wd.relay.interface import RELAYS
 
+_DEFAULTS = Config()
 _ENDPOINTS = {
     "zmq_port_control_ep": "VIRTIOFWD_ZMQ_PORT_CONTROL_EP",
     "zmq_stats_ep": "VIRTIOFWD_ZMQ_STATS_EP",
@@ -20,6 +22,7 @@ _ENDPOINTS = {
 def problems(config: Config) -> Iterator[tuple[str, str]]:
     """Yield a key and what is wrong with its value beside the others."""
     yield from _pins_in_mask(config)
+    yield from _curve_keys(config)
     yield from _endpoints(config)
     longest = len(bytes(config.socket_path(RELAYS - 1)))
     if not config.dynamic_sockets and longest > SOCKET_PATH_MAX:
@@ -40,8 +43,17 @@ def _pins_in_mask(config: Config) -> Iterator[tuple[str, str]]:
             )
 
 
+def _curve_keys(config: Config) -> Iterator[tuple[str, str]]:
+    server, clients = "VIRTIOFWD_ZMQ_CURVE_SERVER_KEY", "VIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS"
+    if config.zmq_curve_server_key is not None and config.zmq_curve_client_keys is None:
+        yield server, f"is of no use without {clients}: set both or neither"
+    if config.zmq_curve_client_keys is not None and config.zmq_curve_server_key is None:
+        yield clients, f"is of no use without {server}: set both or neither"
+
+
 def _endpoints(config: Config) -> Iterator[tuple[str, str]]:
-    has_keys = config.zmq_curve_server_key is not None and config.zmq_curve_client_keys is not None
+    keys = (config.zmq_curve_server_key, config.zmq_curve_client_keys)
+    has_keys = keys != (None, None)  # one without the other is told of already
     users: dict[str, str] = {}
     for field, key in _ENDPOINTS.items():
         endpoint = getattr(config, field)
@@ -60,6 +72,9 @@ def _endpoints(config: Config) -> Iterator[tuple[str, str]]:
 
 def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed and yet surprises."""
+    for spec in KEYS.values():
+        if not spec.works and getattr(config, spec.field) != getattr(_DEFAULTS, spec.field):
+            yield f"{spec.key} is set, but has no effect in this version"
     if config.port_control is PortControl.ZMQ and config.ipc_port_control:
         yield "VIRTIOFWD_IPC_PORT_CONTROL is not used: VIRTIOFWD_ZMQ_PORT_CONTROL_EP is set, and only one can be"
     if config.dynamic_sockets and config.port_control is not PortControl.ZMQ:

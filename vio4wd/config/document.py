@@ -1,4 +1,4 @@
-"""Texts made of the key table: the file that is installed and the table in the documentation."""
+"""Texts made of the key table: the file that is installed, and the documentation's page about it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ _PAGE_HEAD = """\
 
 <!-- Made by scripts/config-docs from vio4wd/config/keys.py: change it there. -->
 
+"""
+
+RULES = """\
 The daemon and the load balancer read `/etc/default/virtioforwarder`, or the file given with `--config`. Options of the
 command line win over the file; lists given there (`-P`, `-c`) replace the file's lists.
 `virtio-forwarder --check-config` prints the configuration that would be in force, as lines of such a file, or all that
@@ -37,9 +40,9 @@ of a value, as in `1:2;3:4`, is part of it. A list is an array, `KEY=(one two th
 go over several lines and hold comments. Windows line ends are accepted. Unknown keys give a warning; the daemon does
 not start with a bad value, and names every one of them with its line.
 
-A blank value means the default, unless the table says what blank means. A CPU, user or group that the default names
-and the machine lacks is replaced with a warning, also where the file spells the default out; any other one that the
-machine lacks is an error.
+A blank value means the default, unless the key's own text says what blank means. A CPU, user or group that the default
+names and the machine lacks is replaced with a warning, also where the file spells the default out; any other one that
+the machine lacks is an error.
 
 Only one kind of port control is in force: ZeroMQ where `VIRTIOFWD_ZMQ_PORT_CONTROL_EP` is set, else the command file
 where `VIRTIOFWD_IPC_PORT_CONTROL` is on, else OVSDB. Static VFs work beside any of them.
@@ -47,6 +50,7 @@ where `VIRTIOFWD_IPC_PORT_CONTROL` is on, else OVSDB. Static VFs work beside any
 On SIGHUP the daemon reads the file again and takes over the keys marked *reload*; for others it says that they need a
 restart.
 """
+"""What holds for all keys, in Markdown."""
 
 
 def default_file() -> str:
@@ -60,7 +64,7 @@ def default_file() -> str:
 
 
 def _file_entry(spec: KeySpec) -> Iterator[str]:
-    yield from _comment(spec.description)
+    yield from _comment(spec.explanation)
     yield from _comment(f"Allowed: {spec.kind.allowed}.")
     yield assignment(spec, spec.default_words)
     if spec.example is not None:
@@ -75,7 +79,7 @@ def _comment(text: str) -> Iterator[str]:
 
 def page() -> str:
     """The documentation's page on configuration, in Markdown."""
-    parts = [_PAGE_HEAD]
+    parts = [_PAGE_HEAD, RULES]
     for section, specs in groupby(KEYS.values(), lambda spec: spec.section):
         rows = "".join(map(_row, specs))
         parts.append(f"\n## {section.value}\n\n| Key | Default | Option | Meaning |\n|---|---|---|---|\n{rows}")
@@ -83,7 +87,7 @@ def page() -> str:
 
 
 def _row(spec: KeySpec) -> str:
-    meaning = f"{spec.description} Allowed: {spec.kind.allowed}."
+    meaning = f"{spec.explanation} Allowed: {spec.kind.allowed}."
     if spec.example is not None:
         meaning += f" Example: `{spec.example}`."
     if spec.reloadable:

@@ -42,7 +42,7 @@ class KeySpec:
     """One key: its field of Config, its kind of value, what it is for.
 
     ``default_text`` is given where the default depends on the machine. ``example`` is a value worth showing.
-    ``reloadable``: a running daemon takes a new value on SIGHUP.
+    ``reloadable``: a running daemon takes a new value on SIGHUP. ``works``: this version does what the key asks for.
     """
 
     key: str
@@ -54,6 +54,12 @@ class KeySpec:
     example: str | None = None
     default_text: str | None = None
     reloadable: bool = False
+    works: bool = True
+
+    @property
+    def explanation(self) -> str:
+        """The description, and whether setting the key is of any use."""
+        return self.description if self.works else f"{self.description} Has no effect in this version."
 
     @property
     def default_words(self) -> tuple[str, ...]:
@@ -93,7 +99,7 @@ _KEYS = (
     KeySpec(
         "VIRTIOFWD_CPU_NIC_SAME_NUMA", "same_numa", kinds.FLAG, Section.CPUS,
         "Serve a relay only by worker CPUs of its VF's NUMA node.",
-        Option("-a", "--same-numa"),
+        Option("-a", "--same-numa"), works=False,
     ),
     KeySpec(
         "VIRTIOFWD_IDLE_SLEEP_MAX_US", "idle_sleep_max_us", kinds.integer(0, 10000, "microseconds"), Section.CPUS,
@@ -117,7 +123,8 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_HUGETLBFS_MOUNT_POINT", "huge_dir", kinds.PATH, Section.DAEMON,
-        "Where hugetlbfs is mounted for the daemon's packet buffers.",
+        "Where hugetlbfs with pages of 2 MiB is mounted, for the daemon's packet buffers. Where that is no such mount, "
+        "another one of the machine is used, with a warning unless this is the default.",
         Option("-H", "--huge-dir", "DIR"), example="/dev/hugepages",
     ),
     KeySpec(
@@ -166,7 +173,7 @@ _KEYS = (
         "VIRTIOFWD_BIND_VFIO_PCI", "bind_vfio_pci", attachments.VFIO_BINDINGS, Section.VFS,
         "Devices to bind to the vfio-pci driver before the daemon starts: PCI addresses, or VFs of a netdev, all "
         "of them or the first few.",
-        example="0000:05:08.1,ens1f0:4",
+        example="0000:05:08.1,ens1f0:4", works=False,
     ),
     KeySpec(
         "VIRTIOFWD_VFIO_VF_TOKEN", "vfio_vf_token", kinds.UUID, Section.VFS,
@@ -175,28 +182,31 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_PORT_CONTROL_EP", "zmq_port_control_ep", kinds.ENDPOINT, Section.PORT_CONTROL,
-        "ZeroMQ endpoint of port control. While it is set, the command file and OVSDB are not used.",
+        "ZeroMQ endpoint of port control. While it is set, the command file and OVSDB are not used. Whoever may use "
+        "port control can open any DPDK device, and some run programs: give this right only to those who may be root.",
         Option(None, "--zmq-port-control-ep", "ENDPOINT", bare=f"{_RUN}/port_control"), example=f"{_RUN}/port_control",
     ),
     KeySpec(
-        "VIRTIOFWD_IPC_PORT_CONTROL", "ipc_port_control", kinds.FLAG, Section.PORT_CONTROL,
+        "VIRTIOFWD_IPC_PORT_CONTROL", "ipc_port_control", kinds.NOT_BLANK, Section.PORT_CONTROL,
         "Take port control commands from a file. While it is on, OVSDB is not used.",
         Option("-I", "--ipc"),
     ),
     KeySpec(
         "VIRTIOFWD_IPC_PATH", "command_file", kinds.PATH, Section.PORT_CONTROL,
-        "The command file. Whoever can write it, or its directory, controls the relays.",
+        "The command file: a regular file of root's or the daemon's user that nobody else can write. Whoever can "
+        "write it, or its directory, has the right of port control, which is as good as root's.",
         example="/tmp/vio_cmd",
     ),
     KeySpec(
         "VIRTIOFWD_OVSDB_SOCK_PATH", "ovsdb_socket", kinds.OPTIONAL_PATH, Section.PORT_CONTROL,
-        "Socket of the ovsdb-server whose interfaces are watched for the key virtio_forwarder. Blank: OVSDB is "
-        "not used.",
+        "Socket of the ovsdb-server whose interfaces are watched for the key virtio_forwarder (or virtio_relay) of "
+        "external_ids. Blank: OVSDB is not used. Whoever can write that database has the right of port control, which "
+        "is as good as root's.",
         Option("-O", "--ovsdb-sock", "PATH"), example="/var/run/openvswitch/db.sock",
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_STATS_EP", "zmq_stats_ep", kinds.ENDPOINT, Section.ZMQ,
-        "Endpoint of the statistics service.",
+        "Endpoint of the statistics service, which virtioforwarder_stats.py and the like ask.",
         Option(None, "--zmq-stats-ep", "ENDPOINT", bare=f"{_RUN}/stats"), example=f"{_RUN}/stats",
     ),
     KeySpec(
@@ -212,38 +222,42 @@ _KEYS = (
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_GROUP", "zmq_group_account", kinds.GROUP, Section.ZMQ,
-        "Group whose members may use the services' unix sockets beside the daemon's own user.",
+        "Group whose members may use the services' unix sockets beside the daemon's own user. Where port control has "
+        "one, its members can do what root can.",
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_CURVE_SERVER_KEY", "zmq_curve_server_key", kinds.OPTIONAL_PATH, Section.ZMQ,
-        "Secret key file (a ZeroMQ certificate, *.key_secret) of the services. Needed for tcp:// endpoints.",
+        "Secret key file (a ZeroMQ certificate, *.key_secret) of the services. Needed for tcp:// endpoints, together "
+        "with the clients' keys.",
         example="/etc/virtio-forwarder/server.key_secret",
     ),
     KeySpec(
         "VIRTIOFWD_ZMQ_CURVE_CLIENT_KEYS", "zmq_curve_client_keys", kinds.OPTIONAL_PATH, Section.ZMQ,
         "Directory of the public keys (ZeroMQ certificates, *.key) of the clients that may use tcp:// endpoints. "
-        "Needed for tcp:// endpoints.",
+        "Needed for tcp:// endpoints, together with the server's key. Where port control has one, these clients can do "
+        "what root can.",
         example="/etc/virtio-forwarder/clients",
     ),
     KeySpec(
-        "VIRTIOFWD_JUMBO", "jumbo", kinds.FLAG, Section.FEATURES,
-        "Carry jumbo frames. Takes larger packet buffers.",
+        "VIRTIOFWD_JUMBO", "jumbo", kinds.NOT_BLANK, Section.FEATURES,
+        "Carry jumbo frames: VFs get an MTU of 9000 instead of 1500 bytes. Takes larger packet buffers, and offers "
+        "mergeable receive buffers too.",
         Option("-J", "--enable-jumbo"),
     ),
     KeySpec(
-        "VIRTIOFWD_MRGBUF", "mergeable_rx", kinds.FLAG, Section.FEATURES,
+        "VIRTIOFWD_MRGBUF", "mergeable_rx", kinds.NOT_BLANK, Section.FEATURES,
         "Offer mergeable receive buffers, which let a packet fill several of the VM's buffers.",
         Option("-R", "--enable-mrgbuf"),
     ),
     KeySpec(
-        "VIRTIOFWD_TSO", "tso", kinds.FLAG, Section.FEATURES,
+        "VIRTIOFWD_TSO", "tso", kinds.NOT_BLANK, Section.FEATURES,
         "Offer TCP segmentation and checksum offload.",
-        Option("-T", "--enable-tso"),
+        Option("-T", "--enable-tso"), works=False,
     ),
     KeySpec(
         "VIRTIOFWD_ZERO_COPY", "zero_copy", kinds.FLAG, Section.FEATURES,
         "Ask for zero copy from VM to VF where DPDK has it.",
-        Option("-0", "--zero-copy"),
+        Option("-0", "--zero-copy"), works=False,
     ),
     KeySpec(
         "VIO4WD_CORE_SCHED_ENABLE", "core_sched_enabled", kinds.ONLY_TRUE, Section.SCHEDULER,

@@ -74,6 +74,12 @@ def _read_flag(reading: Reading) -> bool:
     return reading.word.lower() not in _OFF
 
 
+def _read_not_blank(reading: Reading) -> bool:
+    if reading.word and reading.word.lower() in _OFF:
+        reading.warn(f"{reading.word!r} is on: only a blank value is off")
+    return bool(reading.word)
+
+
 def _read_only_true(reading: Reading) -> bool:
     word = reading.word
     if word != "true" and word.lower() not in _OFF:
@@ -177,6 +183,7 @@ def _read_ring_engine(reading: Reading) -> RingEngine:
 
 
 FLAG = Kind(_read_flag, _write_true, "blank, 0, n, no, off and false are off, anything else is on")
+NOT_BLANK = Kind(_read_not_blank, _write_true, "blank is off, anything else is on, be it 0 or no")
 ONLY_TRUE = Kind(_read_only_true, _write_true, "'true' is on, anything else is off")
 PATH = Kind(_read_path, _text, "an absolute path", blank_is_default=True)
 OPTIONAL_PATH = Kind(_read_optional_path, _text, "an absolute path, blank for none")

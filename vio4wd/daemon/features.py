@@ -22,14 +22,3 @@ def disabled_features(config: Config) -> int:
     """
     withheld = _OFFLOADS if config.mergeable_rx or config.jumbo else (*_OFFLOADS, _MRG_RXBUF)
     return sum(1 << bit for bit in withheld)
-
-
-def without_effect(config: Config) -> tuple[str, ...]:
-    """The keys that are set and have no effect in this version, for a warning: better said than found out."""
-    keys = {
-        "VIRTIOFWD_TSO": config.tso,
-        "VIRTIOFWD_ZERO_COPY": config.zero_copy,
-        "VIRTIOFWD_CPU_NIC_SAME_NUMA": config.same_numa,
-        "VIRTIOFWD_BIND_VFIO_PCI": config.bind_vfio_pci,
-    }
-    return tuple(key for key, value in keys.items() if value)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from vio4wd.config.model import Config
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 PAGE_KIB = 2048
 PRIVATE_PREFIX = "vio4wd-"
+_MOUNTS = Path("/proc/mounts")
 _POOL = Path(f"/sys/kernel/mm/hugepages/hugepages-{PAGE_KIB}kB")
 
 
@@ -156,10 +158,27 @@ def check_hugepages() -> None:
 
 
 def huge_directory(configured: Path) -> Path | None:
-    """The mount point of 2 MiB hugepages that workers are to use: the configured one, else any, else None."""
+    """The mount point of 2 MiB hugepages that workers are to use: the configured one, else any, else None.
+
+    One that was asked for and is not used is warned of, once.
+    """
     mounts = []
-    for line in Path("/proc/mounts").read_text().splitlines():
+    for line in _MOUNTS.read_text().splitlines():
         _, point, kind, options, *_ = line.split()
         if kind == "hugetlbfs" and "pagesize=2M" in options.split(","):
             mounts.append(Path(point))
-    return configured if configured in mounts else next(iter(mounts), None)
+    if configured in mounts:
+        return configured
+    used = next(iter(mounts), None)
+    if configured != Config().huge_dir:
+        _warn_of_other_directory(configured, used)
+    return used
+
+
+@cache
+def _warn_of_other_directory(configured: Path, used: Path | None) -> None:
+    log.warning(
+        "VIRTIOFWD_HUGETLBFS_MOUNT_POINT %s is no hugetlbfs mount of 2 MiB pages: hugepages are taken %s",
+        configured,
+        f"from {used}" if used else "without a mount, of which there is none",
+    )

@@ -16,7 +16,7 @@ from vio4wd.config import changes
 from vio4wd.config.model import Config
 from vio4wd.daemon import logs
 from vio4wd.daemon.control import start_background, start_port_control
-from vio4wd.daemon.features import disabled_features, without_effect
+from vio4wd.daemon.features import disabled_features
 from vio4wd.daemon.host import (
     PidFile,
     check_hugepages,
@@ -79,8 +79,6 @@ class Supervisor:
             loop.add_signal_handler(number, event.set)
         for warning in self._config.warnings:
             log.warning("%s", warning)
-        for key in without_effect(self._config):
-            log.warning("%s is set, but has no effect in this version", key)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._notify)
             stack.callback(self._notify.stopping)
