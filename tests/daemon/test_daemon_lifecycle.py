@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -149,6 +150,14 @@ def test_add_and_remove_leave_nothing(daemon: Daemon) -> None:
         daemon.add(number, f"net_null{number}")
         daemon.remove(number, f"net_null{number}")
     assert footprint() == before
+
+
+def test_it_may_have_as_many_descriptors_as_its_host_allows(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, prefix=["sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh"])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = {resource.prlimit(process.pid, resource.RLIMIT_NOFILE) for process in (daemon.child, *daemon.workers())}
+    assert daemon.stop() == 0
+    assert limits == {(most, most)}
 
 
 def test_sighup_reloads(daemon: Daemon) -> None:

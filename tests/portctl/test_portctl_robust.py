@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -87,12 +88,25 @@ def test_a_client_that_sends_many_before_it_reads(forwarder: Forwarder) -> None:
 
 
 def test_raw_bytes_on_the_socket(forwarder: Forwarder) -> None:
-    import socket
-
     for junk in (b"", b"\x00" * 100, b"\xff" * 5000, b"GET / HTTP/1.0\r\n\r\n"):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(forwarder.directory / "port_control"))
             client.sendall(junk)
+    forwarder.check_alive()
+
+
+def test_connections_that_say_nothing_are_closed(forwarder: Forwarder) -> None:
+    """At once for all, half of them with the beginning of ZeroMQ's greeting."""
+    idle = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for index, client in enumerate(idle):
+        client.settimeout(6)
+        client.connect(str(forwarder.directory / "port_control"))
+        client.sendall(b"\xff\0\0\0\0" * (index % 2))
+    forwarder.check_alive()
+    for client in idle:
+        while client.recv(100):
+            pass
+        client.close()
     forwarder.check_alive()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -139,6 +140,16 @@ def _writable(directory: Path, uid: int | None, gid: int | None) -> bool:
     found = directory.stat()
     bits = found.st_mode >> (6 if found.st_uid == uid else 3 if found.st_gid == gid else 0)
     return bits & 0o3 == 0o3
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process and its workers as many descriptors as they may have.
+
+    Every connection to a ZeroMQ service takes one, and libzmq aborts the process when there is none left.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    log.debug("up to %d descriptors", most)
 
 
 def check_hugepages() -> None:

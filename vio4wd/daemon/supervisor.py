@@ -23,6 +23,7 @@ from vio4wd.daemon.host import (
     huge_directory,
     prepare_socket_directory,
     private_directory,
+    raise_descriptor_limit,
     run_directory,
 )
 from vio4wd.daemon.relays import Relays
@@ -116,6 +117,7 @@ class Supervisor:
 
     async def _start_core(self, stack: AsyncExitStack) -> _Core:
         config = self._config
+        raise_descriptor_limit()
         pid_file = PidFile(config.pid_file)
         stack.callback(pid_file.remove)
         prepare_socket_directory(config)

@@ -20,6 +20,8 @@ MAX_IN_FLIGHT = 1024
 """Requests of one service being answered at a time; more wait in their clients' queues."""
 MAX_MESSAGE_BYTES = 64 * 1024
 """Largest frame; a client that sends a larger one is disconnected. Requests that mean something are below 16 KiB."""
+_HANDSHAKE_MS = 2000
+"""A connection that has not said by then that it is ZeroMQ's is closed: each takes a descriptor of the daemon."""
 _QUEUED_PER_CLIENT = 64
 _RETRY_S = 0.1
 
@@ -121,6 +123,7 @@ class Service:
     def _open_socket(self) -> zmq.asyncio.Socket:
         socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.RCVHWM, _QUEUED_PER_CLIENT)
         socket.setsockopt(zmq.SNDHWM, _QUEUED_PER_CLIENT)
