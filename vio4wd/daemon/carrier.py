@@ -19,6 +19,7 @@ from vio4wd.relay.placement import Placement
 from vio4wd.relay.ports import PortStage
 from vio4wd.relay.worker_process import CommandError
 from vio4wd.relay.workers import Slot, Workers
+from vio4wd.tasks import supervised
 from vio4wd.vhostuser.broker import Broker
 
 log = logging.getLogger(__name__)
@@ -265,6 +266,10 @@ class Carrier:
             await asyncio.wait([vf], timeout=VF_FIRST_S)
             await self._replay(state)
             await vf
+        except Exception as error:
+            log.exception("relay %d: could not be put back and is tried again", state.number)
+            state.fault, state.session_waits = repr(error), True
+            self._retry_later(state)
         finally:
             vf.cancel()
 
@@ -312,7 +317,8 @@ class Carrier:
     def _retry_later(self, state: Relay) -> None:
         task = self._retries.get(state.number)
         if task is None or task.done():
-            self._retries[state.number] = asyncio.create_task(self._retry(state), name=f"retry of relay {state.number}")
+            retry = supervised(f"retry of relay {state.number}", lambda: self._retry(state))
+            self._retries[state.number] = asyncio.create_task(retry)
 
     async def _retry(self, state: Relay) -> None:
         attempt = 0

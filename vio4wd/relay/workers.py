@@ -14,6 +14,7 @@ from vio4wd.relay.lanes import LaneTable
 from vio4wd.relay.messages import Event
 from vio4wd.relay.worker_options import WorkerOptions
 from vio4wd.relay.worker_process import WorkerProcess
+from vio4wd.tasks import supervised
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,10 @@ class Workers:
             log.warning("no spare worker process: %s", error)
             self._prepare_spare_later()
             return
+        except Exception:
+            log.exception("no spare worker process")
+            self._prepare_spare_later()
+            return
         process.on_exit = lambda: self._spare_lost(process)
         self._spare = process
         log.info("%s stands by (pid %s)", process.name, process.pid)
@@ -194,9 +199,12 @@ class Workers:
     def _exited(self, slot: Slot) -> None:
         young = time.monotonic() - slot.started < YOUNG_S
         slot.young_deaths = slot.young_deaths + 1 if young else 0
-        self._listener.worker_lost(slot)
+        try:
+            self._listener.worker_lost(slot)
+        except Exception:
+            log.exception("worker process %d: its relays were not told of its end", slot.number)
         if not self._stopping:
-            self._run(self._restart(slot))
+            self._run(supervised(f"restart of worker process {slot.number}", lambda: self._restart(slot)))
 
     async def _restart(self, slot: Slot) -> None:
         attempt = max(slot.young_deaths - 1, 0)
