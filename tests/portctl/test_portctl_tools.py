@@ -92,9 +92,12 @@ def test_port_control_sends_what_clients_send(tmp_path: Path) -> None:
         for arguments, sent in [
             (
                 ("add", "--virtio-id=1", "--pci-addr=5:08.1"),
-                wire.request(wire.ADD, addresses=("0:5:8.1",), virtio_id=1, conditional=False),
+                wire.request(wire.ADD, addresses=("0:5:8.1",), virtio_id=1, conditional=False, patience_ms=2600),
             ),
-            (("remove", "--virtio-id=0", "--conditional"), wire.request(wire.REMOVE, virtio_id=0, conditional=True)),
+            (
+                ("remove", "--virtio-id=0", "--conditional"),
+                wire.request(wire.REMOVE, virtio_id=0, conditional=True, patience_ms=2600),
+            ),
             (("query_pci", "--vhost-path=/a b"), wire.request(wire.QUERY_PCI, conditional=False, path="/a b")),
         ]:
             command = [
