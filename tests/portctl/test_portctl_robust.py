@@ -12,6 +12,8 @@ import zmq
 from portctl_wire import ADD, ERROR, OK, REMOVE, request
 from zmq_forwarder import SERVICES, Forwarder
 
+from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest
+
 UNREADABLE = {
     "garbage": b"\xff" * 40,
     "text": b"GET / HTTP/1.1\r\n\r\n",
@@ -85,6 +87,44 @@ def test_a_client_that_sends_many_before_it_reads(forwarder: Forwarder) -> None:
             answered += 1
     assert answered > 100
     forwarder.check_alive()
+
+
+MINUTE = StatsRequest(delay=60_000).SerializeToString()
+
+
+def test_one_client_does_not_take_the_others_places(forwarder: Forwarder) -> None:
+    """Of more requests than a service answers at a time all but a few are refused, and other clients are answered."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.setsockopt(zmq.LINGER, 0)
+        client.setsockopt(zmq.SNDHWM, 0)
+        client.setsockopt(zmq.RCVHWM, 0)
+        client.connect(forwarder.endpoint("stats"))
+        for _ in range(1100):
+            client.send_multipart([b"", MINUTE])
+        forwarder.check_alive()
+        refused = 0
+        while client.poll(500):
+            assert client.recv_multipart() == [b"", REFUSALS["stats"]]
+            refused += 1
+        assert 100 < refused <= 1084
+    forwarder.check_alive()
+
+
+def test_many_clients_that_wait_do_not_take_the_others_places(forwarder: Forwarder) -> None:
+    clients, each = 80, 15
+    with zmq.Context() as context:
+        waiting = [context.socket(zmq.DEALER) for _ in range(clients)]
+        for client in waiting:
+            client.setsockopt(zmq.LINGER, 0)
+            client.connect(forwarder.endpoint("stats"))
+            for _ in range(each):
+                client.send_multipart([b"", MINUTE])
+        begun = time.monotonic()
+        for _ in range(3):
+            forwarder.check_alive()
+        assert time.monotonic() - begun < 10
+        for client in waiting:
+            client.close()
 
 
 def test_raw_bytes_on_the_socket(forwarder: Forwarder) -> None:
