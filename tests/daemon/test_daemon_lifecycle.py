@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -288,6 +289,29 @@ def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["filler"]
     finally:
         subprocess.run(["umount", tmp_path], check=True, timeout=10)
+
+
+def test_a_pid_file_that_is_removed_before_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon that ended just then takes its file along; the next has one that others find, and removes no other."""
+    path, lock = tmp_path / "pid", fcntl.flock
+    ending = [PidFile(path)]
+
+    def lock_later(descriptor: int, operation: int) -> None:
+        if ending:
+            ending.pop().remove()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_later)
+    ours = PidFile(path)
+    assert path.read_text() == f"{os.getpid()}\n"
+    with pytest.raises(StartupError, match=f"another virtio-forwarder is running .*{os.getpid()}"):
+        PidFile(path)
+    path.unlink()
+    another = PidFile(path)
+    ours.remove()
+    assert path.exists()
+    another.remove()
+    assert not path.exists()
 
 
 def start_in_background(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:
