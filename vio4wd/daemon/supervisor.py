@@ -84,10 +84,12 @@ class Supervisor:
             log.warning("%s is set, but has no effect in this version", key)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._notify)
-            stack.callback(self._notify.stopping)
-            if await self._completed(self._start(stack)):
-                await self._stop.wait()
-            log.info("stopping")
+            try:
+                if await self._completed(self._start(stack)):
+                    await self._stop.wait()
+                log.info("stopping")
+            finally:
+                self._notify.stopping()
 
     async def _completed(self, start: Coroutine[None, None, None]) -> bool:
         """Await start-up, which may take minutes; False where the daemon was told to stop and it was cancelled."""
