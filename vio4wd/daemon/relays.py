@@ -140,6 +140,7 @@ class Relays:
         if path is None and device is None:
             raise RequestError("neither a vhost path nor a device is given", code=-1, source=codes.REMOVE_SOCKET)
         what, patience = path or device, Patience(str(path or device), patience_s)
+        both = path is not None and device is not None
         if path is None and (holder := self._by_device(device)) is not None:
             path = holder.socket
         if path is not None:
@@ -148,6 +149,9 @@ class Relays:
                 if state is not None:
                     await self._take_pair(state, path, device, patience)
                     return
+        if both and (holder := self._by_device(device)) is not None:
+            message = f"{path} is not on any relay, and {device} belongs to {holder.socket}"
+            raise RequestError(message, code=2, source=codes.REMOVE_SOCKET)
         if not conditional:
             raise RequestError(f"{what} is not on any relay", code=1, source=codes.REMOVE_SOCKET)
 
