@@ -143,6 +143,15 @@ def test_bad_addresses_and_endpoints(tmp_path: Path) -> None:
         assert done.returncode == 1 and done.stderr and "Traceback" not in done.stderr, arguments
 
 
+@pytest.mark.parametrize(
+    "option", ["--vhost-path=/tmp/caf", "--devargs=net_null", "--name=net_bonding", "--zmq_ep=ipc://"]
+)
+def test_arguments_that_are_not_utf8(option: str) -> None:
+    done = tool("port_control", "add_sock", f"{option}\udce9")  # the byte 0xe9
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.endswith("\\udce9' cannot be written as utf-8\n")
+
+
 def test_test_aids(forwarder: Forwarder) -> None:
     assert control(forwarder, "add", "--send-garbage").returncode == 1
     assert control(forwarder, "add", "--virtio-id=1", "--devargs=net_null0", "--crash-after-send").returncode == 1
@@ -262,6 +271,15 @@ def test_output_that_cannot_be_written(forwarder: Forwarder) -> None:
         arguments = [*command, f"--stats-ep={forwarder.endpoint('stats')}"]
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, timeout=MOST_S, check=False)
     assert done.returncode == 1 and b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--check-config", "--version", "--help"])
+def test_output_of_the_daemon_s_command_that_cannot_be_written(option: str) -> None:
+    command = [sys.executable, str(SCRIPTS / "virtio-forwarder"), "--config=/dev/null", option]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+    errors = [line for line in done.stderr.splitlines() if "warning" not in line]
+    assert (done.returncode, errors) == (1, ["virtio-forwarder: [Errno 28] No space left on device"])
 
 
 def test_core_pinner(forwarder: Forwarder) -> None:
