@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from vio4wd.errors import WorkerError
 from vio4wd.relay import workers as workers_module
 from vio4wd.relay.lanes import LaneTable
 from vio4wd.relay.messages import Event
@@ -23,11 +24,19 @@ class Process:
         self.name = options.name
         self.alive = False
         self.facts = {"max_ports": 32}
+        self.level = options.log_level
+        self.broken = False
         self.on_event: Callable[[Event], None] = lambda event: None
         self.on_exit: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         self.alive = True
+
+    async def call(self, op: str, *, level: int) -> None:
+        assert op == "set_log_level"
+        if self.broken:
+            raise WorkerError("it ended just then")
+        self.level = level
 
     async def stop(self) -> None:
         self.alive = False
@@ -125,6 +134,34 @@ def test_a_spare_is_tried_again_whatever_went_wrong(
             workers.prepare_spare()
             await until(lambda: "no spare worker process" in caplog.text)
         await until(lambda: processes[-1].alive)
+        await workers.stop()
+
+    run(scenario())
+
+
+def test_all_have_a_new_log_level_also_those_that_start_just_then(
+    processes: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        workers = Workers(options, LaneTable.create(), Listener())
+        for _ in range(3):
+            await workers.start()
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def start(process: Process) -> None:
+            begun.set()
+            await go.wait()
+            process.alive = True
+
+        monkeypatch.setattr(Process, "start", start)
+        workers.prepare_spare()
+        await begun.wait()
+        processes[0].broken = True
+        with pytest.raises(WorkerError, match="it ended just then"):
+            await workers.set_log_level(10)
+        go.set()
+        await until(lambda: processes[-1].level == 10)
+        assert [process.level for process in processes] == [20, 10, 10, 10]
         await workers.stop()
 
     run(scenario())

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,10 +78,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number, event in ((signal.SIGTERM, self._stop), (signal.SIGINT, self._stop), (signal.SIGHUP, self._hangup)):
             loop.add_signal_handler(number, event.set)
-        for warning in self._config.warnings:
-            log.warning("%s", warning)
-        for key in without_effect(self._config):
-            log.warning("%s is set, but has no effect in this version", key)
+        _warn(self._config)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._notify)
             try:
@@ -163,21 +160,30 @@ class Supervisor:
                 await self._apply(self._reload(), core, reconciler)
             except ForwarderError as error:
                 log.error("the configuration is not reloaded: %s", error)
-            self._notify.ready()
+            finally:
+                self._notify.ready()
 
     async def _apply(self, new: Config, core: _Core, reconciler: Reconciler) -> None:
-        """Take over what can change while the daemon runs, and say what cannot."""
+        """Take over what can change while the daemon runs, one thing whether or not another fails, and say what cannot.
+
+        What fails is not tried again by the next reload: workers that start later have it from the configuration.
+        """
         found = changes(self._config, new)
+        self._config = replace(self._config, log_level=new.log_level, cpu_pins=new.cpu_pins, static_vfs=new.static_vfs)
         if found.log_level is not None:
             logs.set_level(found.log_level)
-            await core.workers.set_log_level(logs.LEVELS[found.log_level])
-        if found.cpu_pins_changed:
-            await core.relays.set_pins(new.cpu_pins)
-        apply_static_vfs(reconciler, new.static_vfs)
+        _warn(new)
+        with _reloading("log level"):
+            if found.log_level is not None:
+                await core.workers.set_log_level(logs.LEVELS[found.log_level])
+        with _reloading("CPU pins"):
+            if found.cpu_pins_changed:
+                await core.relays.set_pins(new.cpu_pins)
+        with _reloading("static VFs"):
+            apply_static_vfs(reconciler, new.static_vfs)
         if found.not_reloadable:
             log.warning("these changes need a restart: %s", ", ".join(found.not_reloadable))
         log.info("configuration reloaded: %s", "changes applied" if found else "nothing has changed")
-        self._config = replace(self._config, log_level=new.log_level, cpu_pins=new.cpu_pins, static_vfs=new.static_vfs)
 
     def _endpoint(self, path: Path) -> Endpoint:
         mode = SocketMode.CLIENT if self._config.vhost_client else SocketMode.SERVER
@@ -198,3 +204,22 @@ class Supervisor:
             ring_engine=config.ring_engine.value,
             vfio_vf_token=config.vfio_vf_token or "",
         )
+
+
+def _warn(config: Config) -> None:
+    """Log what the configuration has that is better said than found out."""
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    for key in without_effect(config):
+        log.warning("%s is set, but has no effect in this version", key)
+
+
+@contextmanager
+def _reloading(what: str) -> Iterator[None]:
+    """Log what goes wrong with one part of a reload; the others go on."""
+    try:
+        yield
+    except ForwarderError as error:
+        log.error("%s: not everywhere as in the configuration: %s", what, error)
+    except Exception:
+        log.exception("%s: not as in the configuration", what)

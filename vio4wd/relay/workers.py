@@ -75,6 +75,7 @@ class Workers:
         self._generation = 0
         self._growing = asyncio.Lock()
         self._stopping = False
+        self._log_level: int | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -128,9 +129,18 @@ class Workers:
         await asyncio.gather(*(process.stop() for process in processes))
 
     async def set_log_level(self, level: int) -> None:
-        """Set the log threshold (Python's) of all processes, those of later ones by their options."""
+        """Set the log threshold (Python's) of all processes, those of later ones by their options.
+
+        Raises:
+            WorkerError: one did not do it; the others have.
+        """
+        self._log_level = level
         processes = [slot.process for slot in self._slots] + ([self._spare] if self._spare else [])
-        await asyncio.gather(*(process.call("set_log_level", level=level) for process in processes if process.alive))
+        told = (process.call("set_log_level", level=level) for process in processes if process.alive)
+        results = await asyncio.gather(*told, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     def prepare_spare(self) -> None:
         """Have a process ready, in the background, for the next worker that dies or is needed in addition."""
@@ -170,7 +180,9 @@ class Workers:
         try:
             process = self._make()
             await process.start()
-        except OSError as error:
+            if self._log_level is not None:  # it may have been changed since the options were made
+                await process.call("set_log_level", level=self._log_level)
+        except (OSError, WorkerError) as error:
             raise StartupError(f"a worker process cannot be started: {error}") from error
         if not process.alive:
             raise StartupError("a worker process ended as soon as it was ready")
