@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from vio4wd.errors import WorkerError
+from vio4wd.errors import StartupError, WorkerError
 from vio4wd.relay import workers as workers_module
 from vio4wd.relay.lanes import LaneTable
 from vio4wd.relay.messages import Event
 from vio4wd.relay.worker_options import WorkerOptions
+from vio4wd.relay.worker_process import WorkerProcess
 from vio4wd.relay.workers import Slot, Workers
 
 
@@ -163,5 +166,27 @@ def test_all_have_a_new_log_level_also_those_that_start_just_then(
         await until(lambda: processes[-1].level == 10)
         assert [process.level for process in processes] == [20, 10, 10, 10]
         await workers.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "change", [{"table_layout": "older"}, {"table_layout": None}, {"new_option": 1}, {"mtu": None}]
+)
+def test_a_worker_of_other_files_than_the_supervisor_s(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    """It says so instead of reading the supervisor's table, which may even have another size, in its own way."""
+    fields = json.loads(options("vio4wd-1").encode()) | change
+    text = json.dumps({name: value for name, value in fields.items() if value is not None})
+    monkeypatch.setattr(WorkerOptions, "encode", lambda options: text)
+
+    async def scenario() -> None:
+        fd = os.memfd_create("small")
+        process = WorkerProcess(options("vio4wd-1"), fd)
+        message = "the files of virtio-forwarder were replaced while it ran: restart the daemon"
+        with pytest.raises(StartupError, match=f"^{message}$"):
+            await process.start()
+        os.close(fd)
 
     run(scenario())
