@@ -31,7 +31,8 @@ class FakeProcess:
     """A worker process whose guests' side is a FakeBackEnd.
 
     ``refuse``: commands that it refuses once; ``broken``: those that fail once, in a way that nobody expects.
-    ``on_resume`` is called with a relay whose rings go on.
+    ``on_resume`` is called with a relay whose rings go on. ``told`` is which ports it was to add and remove; it answers
+    that one was added when ``go`` is set.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,9 @@ class FakeProcess:
         self.refuse: set[str] = set()
         self.broken: set[str] = set()
         self.ports: set[int] = set()
+        self.told: list[str] = []
+        self.go = asyncio.Event()
+        self.go.set()
         self.on_resume: Callable[[int], None] = lambda relay: None
 
     @property
@@ -58,9 +62,21 @@ class FakeProcess:
             await getattr(self.guests, op)(args["relay"], Path(args["path"]))
         elif op in ("pause", "resume"):
             await getattr(self.guests, op)(args["relay"])
+        elif op == "add_port":
+            await self._add_port(args["relay"])
+        elif op == "remove_port":
+            self.told.append(op)
+            self.ports.remove(args["relay"])
         if op == "resume":
             self.on_resume(args["relay"])
         return {"numa_node": 0}
+
+    async def _add_port(self, relay: int) -> None:
+        self.told.append("add_port")
+        if relay in self.ports:
+            raise CommandError("busy", f"relay {relay} has a VF already")
+        self.ports.add(relay)
+        await self.go.wait()
 
 
 class FakeWorkers:
@@ -185,6 +201,33 @@ def test_session_goes_on_although_its_move_failed(rig: Rig) -> None:
         vm.barrier()
         assert rig.states[5].slot is target
         assert rig.thread.started(5) == (0, 1)
+
+
+def test_an_addition_that_is_cancelled_is_taken_back(rig: Rig) -> None:
+    """The worker carries it out nevertheless. Whoever comes next waits for that, and finds the relay free."""
+    state, process = rig.states[5], rig.process(1)
+
+    async def add(name: str) -> None:
+        await rig.put_vf(state, Device.parse(name), Patience(f"add {name}"))
+
+    async def scenario() -> None:
+        process.go.clear()
+        cancelled = asyncio.create_task(add("net_null0"))
+        while not process.ports:
+            await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        following = asyncio.create_task(add("net_null1"))
+        await asyncio.sleep(0.1)
+        assert process.told == ["add_port"] and not following.done()
+        process.go.set()
+        await following
+
+    rig.thread.call(scenario())
+    assert process.told == ["add_port", "remove_port", "add_port"]
+    assert (state.vf_up, process.ports, rig.workers.target.ports) == (True, {5}, 1)
+    assert state.slot is rig.workers.target
 
 
 def test_what_nobody_expects_leaves_no_relay_behind(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
