@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from grpc_tools import protoc
+import _bootstrap
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = "vio4wd/portctl/proto/virtioforwarder.proto"
@@ -17,10 +17,12 @@ PROTO = "vio4wd/portctl/proto/virtioforwarder.proto"
 
 def main() -> int:
     """Run protoc; answers its exit status."""
+    from grpc_tools import protoc  # by the Python that _bootstrap has found
+
     target = sys.argv[1] if len(sys.argv) > 1 else str(ROOT)
     arguments = ["protoc", f"-I{ROOT}", f"--python_out={target}", f"--pyi_out={target}", str(ROOT / PROTO)]
     return int(protoc.main(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _bootstrap.run("generate_proto")

@@ -11,8 +11,10 @@ import pytest
 from test_portctl_robust import (
     test_200_clients_at_once,
     test_a_client_that_sends_many_before_it_reads,
+    test_connections_that_say_nothing_are_closed,
     test_huge_messages_are_dropped,
     test_messages_that_cannot_be_read,
+    test_one_client_does_not_take_the_others_places,
     test_raw_bytes_on_the_socket,
     test_requests_that_cannot_be_read,
     test_several_frames,
@@ -29,8 +31,10 @@ pytestmark = pytest.mark.dpdk
 __all__ = [
     "test_200_clients_at_once",
     "test_a_client_that_sends_many_before_it_reads",
+    "test_connections_that_say_nothing_are_closed",
     "test_huge_messages_are_dropped",
     "test_messages_that_cannot_be_read",
+    "test_one_client_does_not_take_the_others_places",
     "test_port_control",
     "test_raw_bytes_on_the_socket",
     "test_requests_that_cannot_be_read",

@@ -85,6 +85,10 @@ def test_conditional_requests(client: Client, short_dir: Path) -> None:
     assert client.add_sock(path, "net_null1", conditional=True).error == (1, ADD)
     assert client.add_sock(short_dir / "b", "net_null0", conditional=True).error == (-17, ADD)
     assert client.remove_sock(path, "net_null1", conditional=True).error == (2, REMOVE)
+    for conditional in (True, False):
+        answer = client.remove_sock(short_dir / "b", "net_null0", conditional=conditional)
+        assert answer.error == (2, REMOVE)
+    assert client.remove_sock(short_dir / "b", "net_null1", conditional=True) == OK
     assert client.remove_sock(short_dir / "b", conditional=True) == OK
     assert client.remove_sock(short_dir / "b").error == (1, REMOVE)
     assert client.remove_sock(path) == OK

@@ -83,6 +83,27 @@ def test_ovsdb(
     assert len([line for line in log if "vio4wd.relay" not in line]) <= 3  # by the supervisor once, by two workers
 
 
+def test_a_static_bond(
+    start_daemon: Callable[..., Daemon], client_of: Callable[..., Client], guest: Callable[..., Testpmd]
+) -> None:
+    """It forwards with the members' packets, and comes back with the next worker."""
+    members = "member=[net_null1,size=60,copy=0],member=[net_null2,size=60,copy=0]"
+    daemon = start_daemon(VIRTIOFWD_STATIC_VFS=f"(net_bonding0,mode=0,{members}=5\n net_null6=6)")
+    client = client_of(daemon)
+    becomes(client, {5: "net_bonding0", 6: "net_null6"})
+    taken = (2, "virtio_forwarder_add_vf2()")
+    assert client.add(7, "net_null2").error == taken
+    testpmd = guest(daemon.socket(5))
+    testpmd.command("start", "io packet forwarding")
+    wait_for(lambda: client.relay(5).vm_to_vf.pkts_tx_to_vf > 10_000, 10, "packets")
+    daemon.settled_workers()[0].kill()
+    becomes(client, {5: "net_bonding0", 6: "net_null6"})
+    packets = client.relay(5).vm_to_vf.pkts_tx_to_vf
+    wait_for(lambda: client.relay(5).vm_to_vf.pkts_tx_to_vf > packets + 10_000, 10, "packets")
+    assert client.remove(5, name="net_bonding0") == OK
+    assert client.add(7, "net_null2") == OK
+
+
 def test_command_file(start_daemon: Callable[..., Daemon], client_of: Callable[..., Client], tmp_path: Path) -> None:
     file = tmp_path / "private" / "vio_cmd"
     file.parent.mkdir(mode=0o700)

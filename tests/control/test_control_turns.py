@@ -83,3 +83,29 @@ def test_requests_that_cannot_begin_in_time(
     assert path.stat().st_ino == socket  # never closed
     assert client.remove_sock(path) == client.remove(1) == client.remove(9) == OK
     assert client.add(2, "net_null2") == OK
+
+
+def test_requests_that_say_how_long_they_wait(
+    start_daemon: Callable[..., Daemon], client_of: Callable[..., Client]
+) -> None:
+    daemon = start_daemon()
+    first, second = client_of(daemon), client_of(daemon)
+    with ThreadPoolExecutor(1) as threads:
+        slow_one = threads.submit(first.add, 9, slow(9, 3).devargs)
+        wait_for(lambda: daemon.workers()[0].children(recursive=True), 5, "the probe of the first device")
+        assert second.add(2, "net_null2", patience_ms=10_000) == OK
+        assert slow_one.result(1) == OK
+
+
+def test_slow_vfs_by_the_tool_at_once(start_daemon: Callable[..., Daemon], client_of: Callable[..., Client]) -> None:
+    """Together they take longer than a request may wait that does not say how long."""
+    daemon = start_daemon()
+    daemon.settled_workers()
+
+    def add(number: int) -> tuple[int, str]:
+        done = daemon.port_control("add", f"--virtio-id={number}", f"--devargs={slow(number, 1.0).devargs}")
+        return done.returncode, done.stderr
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(add, range(3))) == [(0, "")] * 3
+    assert len(client_of(daemon).devices()) == 3

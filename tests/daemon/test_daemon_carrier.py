@@ -30,12 +30,19 @@ from vio4wd.vhostuser.requests import Request
 class FakeProcess:
     """A worker process whose guests' side is a FakeBackEnd.
 
-    ``refuse``: commands that it refuses once. ``on_resume`` is called with a relay whose rings go on.
+    ``refuse``: commands that it refuses once; ``broken``: those that fail once, in a way that nobody expects.
+    ``on_resume`` is called with a relay whose rings go on. ``told`` is which ports it was to add and remove; it answers
+    that one was added when ``go`` is set.
     """
 
     def __init__(self) -> None:
         self.guests = FakeBackEnd()
         self.refuse: set[str] = set()
+        self.broken: set[str] = set()
+        self.ports: set[int] = set()
+        self.told: list[str] = []
+        self.go = asyncio.Event()
+        self.go.set()
         self.on_resume: Callable[[int], None] = lambda relay: None
 
     @property
@@ -45,6 +52,9 @@ class FakeProcess:
     async def call(self, op: str, *, limit_s: float = 0, **args: Any) -> dict[str, Any]:
         if not self.alive:
             raise WorkerError("the process is not running")
+        if op in self.broken:
+            self.broken.remove(op)
+            raise ZeroDivisionError
         if op in self.refuse:
             self.refuse.remove(op)
             raise CommandError("error", f"{op} is refused")
@@ -52,22 +62,35 @@ class FakeProcess:
             await getattr(self.guests, op)(args["relay"], Path(args["path"]))
         elif op in ("pause", "resume"):
             await getattr(self.guests, op)(args["relay"])
+        elif op == "add_port":
+            await self._add_port(args["relay"])
+        elif op == "remove_port":
+            self.told.append(op)
+            self.ports.remove(args["relay"])
         if op == "resume":
             self.on_resume(args["relay"])
         return {"numa_node": 0}
 
+    async def _add_port(self, relay: int) -> None:
+        self.told.append("add_port")
+        if relay in self.ports:
+            raise CommandError("busy", f"relay {relay} has a VF already")
+        self.ports.add(relay)
+        await self.go.wait()
+
 
 class FakeWorkers:
-    """Two slots; the first for whoever comes, the second for devices."""
+    """Two slots; the first for whoever comes, the second (``target``) for devices."""
 
     def __init__(self) -> None:
         self.slots = (Slot(0), Slot(1))
         for slot in self.slots:
             slot.process = FakeProcess()  # type: ignore[assignment]
+        self.target = self.slots[1]
 
     async def reserve(self, ports: int, preferred: Slot | None = None) -> Slot:
-        self.slots[1].ports += ports
-        return self.slots[1]
+        self.target.ports += ports
+        return self.target
 
 
 class Rig(Carrier):
@@ -79,6 +102,7 @@ class Rig(Carrier):
         self.workers = FakeWorkers()
         self._ends: list[asyncio.Task[None]] = []
         self.deaths = 0
+        self.next_broken: set[str] = set()
         self.thread = BrokerThread(self, directory, Options(settling_time=0.3), on_change=self.front_end_changed)
         self.connect(self.workers, self.thread.broker)  # type: ignore[arg-type]
 
@@ -97,9 +121,10 @@ class Rig(Carrier):
         self.thread.do(self.worker_lost, self.workers.slots[0])
 
     def restart(self) -> None:
-        """Have a new process take its place."""
+        """Have a new process take its place, of which ``next_broken`` fail."""
         slot = self.workers.slots[0]
         slot.process = FakeProcess()  # type: ignore[assignment]
+        self.process().broken = self.next_broken
         self.thread.call(self.worker_back(slot))
 
     def dies_of(self, poison: str, relay: int) -> None:
@@ -176,6 +201,52 @@ def test_session_goes_on_although_its_move_failed(rig: Rig) -> None:
         vm.barrier()
         assert rig.states[5].slot is target
         assert rig.thread.started(5) == (0, 1)
+
+
+def test_an_addition_that_is_cancelled_is_taken_back(rig: Rig) -> None:
+    """The worker carries it out nevertheless. Whoever comes next waits for that, and finds the relay free."""
+    state, process = rig.states[5], rig.process(1)
+
+    async def add(name: str) -> None:
+        await rig.put_vf(state, Device.parse(name), Patience(f"add {name}"))
+
+    async def scenario() -> None:
+        process.go.clear()
+        cancelled = asyncio.create_task(add("net_null0"))
+        while not process.ports:
+            await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        following = asyncio.create_task(add("net_null1"))
+        await asyncio.sleep(0.1)
+        assert process.told == ["add_port"] and not following.done()
+        process.go.set()
+        await following
+
+    rig.thread.call(scenario())
+    assert process.told == ["add_port", "remove_port", "add_port"]
+    assert (state.vf_up, process.ports, rig.workers.target.ports) == (True, {5}, 1)
+    assert state.slot is rig.workers.target
+
+
+def test_what_nobody_expects_leaves_no_relay_behind(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """A device and a session are put back in the end, even if that failed in a way that nobody expects."""
+    state = rig.states[5]
+    rig.workers.target = rig.workers.slots[0]
+    with FrontEnd(rig.thread.open(5)) as vm:
+        vm.handshake()
+        vm.barrier()
+        device = Device.parse("net_null0")
+        rig.thread.call(rig.put_vf(state, device, Patience("add net_null0")))
+        state.attachment = device
+        rig.kill()
+        rig.next_broken = {"add_port"}
+        rig.restart()
+        assert not state.vf_up
+        wait_until(lambda: state.vf_up and state.fault is None and not state.session_waits, "the device")
+        vm.barrier()
+    assert "relay 5: could not be put back and is tried again" in caplog.text
 
 
 @pytest.mark.parametrize("poison", ["GET_STATUS", "NET_SET_MTU", "rings"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -151,6 +153,14 @@ def test_add_and_remove_leave_nothing(daemon: Daemon) -> None:
     assert footprint() == before
 
 
+def test_it_may_have_as_many_descriptors_as_its_host_allows(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, prefix=["sh", "-c", 'ulimit -Sn 256 && exec "$@"', "sh"])
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = {resource.prlimit(process.pid, resource.RLIMIT_NOFILE) for process in (daemon.child, *daemon.workers())}
+    assert daemon.stop() == 0
+    assert limits == {(most, most)}
+
+
 def test_sighup_reloads(daemon: Daemon) -> None:
     daemon.config.write_text(
         daemon.config.read_text()
@@ -279,6 +289,29 @@ def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["filler"]
     finally:
         subprocess.run(["umount", tmp_path], check=True, timeout=10)
+
+
+def test_a_pid_file_that_is_removed_before_it_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon that ended just then takes its file along; the next has one that others find, and removes no other."""
+    path, lock = tmp_path / "pid", fcntl.flock
+    ending = [PidFile(path)]
+
+    def lock_later(descriptor: int, operation: int) -> None:
+        if ending:
+            ending.pop().remove()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_later)
+    ours = PidFile(path)
+    assert path.read_text() == f"{os.getpid()}\n"
+    with pytest.raises(StartupError, match=f"another virtio-forwarder is running .*{os.getpid()}"):
+        PidFile(path)
+    path.unlink()
+    another = PidFile(path)
+    ours.remove()
+    assert path.exists()
+    another.remove()
+    assert not path.exists()
 
 
 def start_in_background(directory: Path, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -47,6 +47,7 @@ def request(  # noqa: PLR0913 -- one argument for each field of the message
     name: str | None = None,
     mode: int | None = None,
     path: str | None = None,
+    patience_ms: int | None = None,
 ) -> bytes:
     """A PortControlRequest."""
     parts = [number(1, op), *(pci(address) for address in addresses)]
@@ -55,7 +56,9 @@ def request(  # noqa: PLR0913 -- one argument for each field of the message
     parts += [] if name is None else [data(5, name)]
     parts += [] if mode is None else [number(6, mode)]
     parts += [] if path is None else [data(7, path)]
-    return b"".join([*parts, *(data(1000, text) for text in devargs)])
+    parts += [data(1000, text) for text in devargs]
+    parts += [] if patience_ms is None else [number(1001, patience_ms)]
+    return b"".join(parts)
 
 
 def decode(message: bytes) -> Fields:

@@ -27,6 +27,15 @@ def test_the_generated_module_is_current(tmp_path: Path) -> None:
         assert fresh == (GENERATED / name).read_text(), "run scripts/generate_proto.py"
 
 
+def test_the_generator_finds_its_python(tmp_path: Path) -> None:
+    pytest.importorskip("grpc_tools", reason="grpcio-tools is not installed")
+    if not (ROOT / ".venv").exists():
+        pytest.skip("this checkout has no .venv")
+    environment = {"PATH": "/usr/bin:/bin"}
+    subprocess.run([ROOT / "scripts/generate_proto.py", tmp_path], check=True, timeout=60, env=environment)
+    assert (tmp_path / "vio4wd/portctl/proto/virtioforwarder_pb2.py").exists()
+
+
 def test_the_generated_module_imports_without_a_warning() -> None:
     code = "import vio4wd.portctl.proto.virtioforwarder_pb2"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60, cwd=ROOT)

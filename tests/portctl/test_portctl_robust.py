@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -10,6 +11,8 @@ import pytest
 import zmq
 from portctl_wire import ADD, ERROR, OK, REMOVE, request
 from zmq_forwarder import SERVICES, Forwarder
+
+from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest
 
 UNREADABLE = {
     "garbage": b"\xff" * 40,
@@ -86,13 +89,64 @@ def test_a_client_that_sends_many_before_it_reads(forwarder: Forwarder) -> None:
     forwarder.check_alive()
 
 
-def test_raw_bytes_on_the_socket(forwarder: Forwarder) -> None:
-    import socket
+MINUTE = StatsRequest(delay=60_000).SerializeToString()
 
+
+def test_one_client_does_not_take_the_others_places(forwarder: Forwarder) -> None:
+    """Of more requests than a service answers at a time all but a few are refused, and other clients are answered."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.setsockopt(zmq.LINGER, 0)
+        client.setsockopt(zmq.SNDHWM, 0)
+        client.setsockopt(zmq.RCVHWM, 0)
+        client.connect(forwarder.endpoint("stats"))
+        for _ in range(1100):
+            client.send_multipart([b"", MINUTE])
+        forwarder.check_alive()
+        refused = 0
+        while client.poll(500):
+            assert client.recv_multipart() == [b"", REFUSALS["stats"]]
+            refused += 1
+        assert 100 < refused <= 1084
+    forwarder.check_alive()
+
+
+def test_many_clients_that_wait_do_not_take_the_others_places(forwarder: Forwarder) -> None:
+    clients, each = 80, 15
+    with zmq.Context() as context:
+        waiting = [context.socket(zmq.DEALER) for _ in range(clients)]
+        for client in waiting:
+            client.setsockopt(zmq.LINGER, 0)
+            client.connect(forwarder.endpoint("stats"))
+            for _ in range(each):
+                client.send_multipart([b"", MINUTE])
+        begun = time.monotonic()
+        for _ in range(3):
+            forwarder.check_alive()
+        assert time.monotonic() - begun < 10
+        for client in waiting:
+            client.close()
+
+
+def test_raw_bytes_on_the_socket(forwarder: Forwarder) -> None:
     for junk in (b"", b"\x00" * 100, b"\xff" * 5000, b"GET / HTTP/1.0\r\n\r\n"):
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(forwarder.directory / "port_control"))
             client.sendall(junk)
+    forwarder.check_alive()
+
+
+def test_connections_that_say_nothing_are_closed(forwarder: Forwarder) -> None:
+    """At once for all, half of them with the beginning of ZeroMQ's greeting."""
+    idle = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for index, client in enumerate(idle):
+        client.settimeout(6)
+        client.connect(str(forwarder.directory / "port_control"))
+        client.sendall(b"\xff\0\0\0\0" * (index % 2))
+    forwarder.check_alive()
+    for client in idle:
+        while client.recv(100):
+            pass
+        client.close()
     forwarder.check_alive()
 
 

@@ -22,7 +22,7 @@ from vio4wd.relay.interface import (
     VirtioState,
 )
 from vio4wd.stats.rates import MAX_DELAY_MS, DirectionRates, rates_between
-from vio4wd.stats.service import StatsService
+from vio4wd.stats.service import MAX_DELAYED, StatsService
 
 HZ = 1_000_000
 NOTHING = DirectionCounters()
@@ -179,6 +179,35 @@ def test_delays_run_at_the_same_time() -> None:
         return time.monotonic() - started
 
     assert asyncio.run(many()) < 2
+
+
+def test_too_many_delayed_requests_are_answered_with_what_is_known() -> None:
+    """At once, with the rates since the request began whose time is nearest to the delay."""
+    step = DirectionCounters(received_pkts=1000)
+
+    async def scenario() -> tuple[StatsResponse, float, float]:
+        service = StatsService(Relays(BOTH, step=step))
+        long = StatsRequest(relay=[0], delay=60_000).SerializeToString()
+        begun = time.monotonic()
+        waiting = [asyncio.create_task(service(long))]
+        await asyncio.sleep(0.3)
+        waiting += [asyncio.create_task(service(long)) for _ in range(MAX_DELAYED)]
+        await asyncio.sleep(0)
+        assert sum(task.done() for task in waiting) == 1
+        started = time.monotonic()
+        answer = await service(StatsRequest(relay=[2], delay=400).SerializeToString())
+        now = time.monotonic()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert StatsResponse.FromString(await service(StatsRequest(delay=1).SerializeToString())).relay
+        return StatsResponse.FromString(answer), now - started, now - begun
+
+    answer, took_s, elapsed_s = asyncio.run(scenario())
+    assert took_s < 0.3
+    readings = MAX_DELAYED + 1
+    rate = answer.relay[0].vf_to_vm.pkt_rate_rx_from_vf
+    assert rate == pytest.approx(readings * step.received_pkts / elapsed_s, rel=0.2)
 
 
 def test_an_absurd_delay_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

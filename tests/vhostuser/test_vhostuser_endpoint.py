@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from broker_thread import BrokerThread
+from broker_thread import BrokerThread, wait_until
 from fake_back_end import FakeBackEnd
 
 from frontend import FrontEnd, Wire
+from frontend.wire import listen as listen_as_vm
 from vio4wd.vhostuser import Broker, Endpoint, EndpointError, SocketMode
-from vio4wd.vhostuser.endpoint import listen
+from vio4wd.vhostuser import broker as broker_module
+from vio4wd.vhostuser.endpoint import connect, listen
 from vio4wd.vhostuser.requests import Request
 
 
@@ -112,3 +117,60 @@ def test_restarted_broker_replaces_its_sockets(back: FakeBackEnd, socket_dir: Pa
         finally:
             thread.stop()
     assert list(socket_dir.iterdir()) == []
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing meanwhile."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_without_descriptors_paths_are_refused(broker: BrokerThread, socket_dir: Path) -> None:
+    with no_descriptors():
+        refused(broker, socket_dir / "vm.sock", "Too many open files")
+        with pytest.raises(EndpointError, match="Too many open files"):
+            connect(socket_dir / "vm.sock")
+
+
+def serve_as_vm(path: Path) -> None:
+    """Listen, and be a front end for the broker when it connects."""
+    with listen_as_vm(path) as listener:
+        sock, _ = listener.accept()
+        with FrontEnd(sock=sock) as vm:
+            vm.handshake()
+
+
+def test_client_mode_goes_on_when_there_are_descriptors_again(
+    broker: BrokerThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    with no_descriptors():
+        path = broker.open(mode=SocketMode.CLIENT)
+        wait_until(lambda: "Too many open files; trying again" in caplog.text, "an attempt to connect")
+    serve_as_vm(path)
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("mode", SocketMode)
+def test_what_nobody_expects_ends_no_socket(
+    broker: BrokerThread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: SocketMode
+) -> None:
+    """Awaiting front ends goes on after an error, and says so."""
+    with monkeypatch.context() as patch:
+        patch.setattr(broker_module, "connect", lambda path: 1 // 0)
+        patch.setattr(broker_module._Port, "_is_free", lambda port: 1 // 0)
+        path = broker.open(mode=mode)
+        if mode is SocketMode.SERVER:
+            wire = Wire.connect(path)
+            assert wire.is_closed()
+            wire.close()
+        wait_until(lambda: "of relay 0 failed: ZeroDivisionError" in caplog.text, "an error in the log")
+    if mode is SocketMode.CLIENT:
+        serve_as_vm(path)
+    else:
+        with FrontEnd(path) as vm:
+            vm.handshake()

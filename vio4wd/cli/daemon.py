@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from vio4wd.cli import tool
 from vio4wd.cli.daemon_options import Invocation, make_command
 from vio4wd.daemon import logs
 from vio4wd.daemon.supervisor import Supervisor
@@ -72,4 +73,10 @@ def _leave_terminal() -> int:
     return null
 
 
-main = make_command(run)
+def main() -> int:
+    """Run the daemon's command; it exits by itself, or answers the exit status where it could not say all it had to."""
+    try:
+        make_command(run).main()
+    except OSError as error:
+        return tool.give_up(error)
+    return tool.EXIT_OK

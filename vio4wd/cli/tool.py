@@ -36,11 +36,19 @@ def run(command: click.Command) -> int:
     except ForwarderError as error:
         click.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
         return EXIT_FAILED
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        click.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
+    except UnicodeEncodeError as error:
+        click.echo(f"{Path(sys.argv[0]).name}: {error.object!r} cannot be written as {error.encoding}", err=True)
         return EXIT_FAILED
+    except OSError as error:
+        return give_up(error)
     return answer if isinstance(answer, int) else EXIT_OK
+
+
+def give_up(error: OSError) -> int:
+    """Say on stderr that output cannot be written, and try no more of it; answers the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    click.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
+    return EXIT_FAILED
 
 
 def endpoint_options(*names: str) -> Callable[[F], F]:

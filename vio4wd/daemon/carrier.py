@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from pathlib import Path
 
 from vio4wd.daemon.patience import Patience
@@ -17,8 +17,9 @@ from vio4wd.relay.lanes import LaneMode, LaneTable, relay_lanes
 from vio4wd.relay.messages import Event, attachment_to_json
 from vio4wd.relay.placement import Placement
 from vio4wd.relay.ports import PortStage
-from vio4wd.relay.worker_process import CommandError
+from vio4wd.relay.worker_process import CommandError, WorkerProcess
 from vio4wd.relay.workers import Slot, Workers
+from vio4wd.tasks import supervised
 from vio4wd.vhostuser.broker import Broker
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Carrier:
         self._table = table
         self._placement = placement
         self._retries: dict[int, asyncio.Task[None]] = {}
+        self._taking_back: set[asyncio.Task[None]] = set()
         self._positions: dict[int, dict[int, SavedPosition]] = {}
         self._workers: Workers
         self._broker: Broker
@@ -60,22 +62,27 @@ class Carrier:
 
     async def close(self) -> None:
         """Stop retrying; workers and broker are stopped by their owner."""
-        for task in self._retries.values():
+        tasks = (*self._retries.values(), *self._taking_back)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._retries.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # What the controller asks; it holds the relay's lock
 
     async def put_vf(self, state: Relay, device: Attachment, patience: Patience) -> None:
         """Have a worker add a device, moving the relay with its session to a process with room if need be.
 
+        Cancelled while the worker is at it, it has the device removed again later.
+
         Raises:
             WorkerError: the device was not added, or it was too late to begin; a relay that was moved stays there.
         """
         ports = ports_of(device)
-        slot = await self._workers.reserve(ports, state.slot)
-        try:
-            async with patience.turn(slot.port_turn):
+        async with AsyncExitStack() as undo:
+            slot = await self._workers.reserve(ports, state.slot)
+            undo.callback(self._unreserve, state, slot, ports)
+            async with AsyncExitStack() as turn:
+                await turn.enter_async_context(patience.turn(slot.port_turn))
                 await _restarted(slot)
                 if state.slot is None:
                     self._enter(state, slot)
@@ -83,11 +90,13 @@ class Carrier:
                     await self._move(state, slot)
                 await self.place(state)
                 patience.check()
-                await self._add_port(state, slot, device)
-        except BaseException:
-            slot.ports -= ports
-            self.leave_if_idle(state)
-            raise
+                adding = asyncio.create_task(self._add_port(state, slot, device))
+                try:
+                    await asyncio.shield(adding)
+                except asyncio.CancelledError:
+                    self._take_back_later(adding, state, slot.process, undo.pop_all(), turn.pop_all())
+                    raise
+            undo.pop_all()
 
     def removal_turn(self, state: Relay, patience: Patience) -> AbstractAsyncContextManager[None]:
         """What is to be held around ``take_vf``, if there is anything to take.
@@ -225,6 +234,30 @@ class Carrier:
         # A worker may answer and die before this is resumed; its successor is then being told already.
         state.vf_up = process.alive and slot.process is process
 
+    def _unreserve(self, state: Relay, slot: Slot, ports: int) -> None:
+        slot.ports -= ports
+        self.leave_if_idle(state)
+
+    def _take_back_later(
+        self, adding: asyncio.Task[None], state: Relay, process: WorkerProcess, *held: AsyncExitStack
+    ) -> None:
+        """Have the device of a cancelled addition removed; until then what is ``held``, last its turn, stays held."""
+
+        async def take_back() -> None:
+            async with AsyncExitStack() as stack:
+                for exit_stack in held:
+                    await stack.enter_async_context(exit_stack)
+                try:
+                    await adding
+                    state.vf_up = False
+                    await process.call("remove_port", relay=state.number)
+                except WorkerError as error:
+                    log.warning("relay %d: its VF, whose addition was cancelled: %s", state.number, error)
+
+        task = asyncio.create_task(take_back(), name=f"cancelled addition on relay {state.number}")
+        self._taking_back.add(task)
+        task.add_done_callback(self._taking_back.discard)
+
     async def _remove_port(self, state: Relay, slot: Slot) -> None:
         process = slot.process
         try:
@@ -265,6 +298,10 @@ class Carrier:
             await asyncio.wait([vf], timeout=VF_FIRST_S)
             await self._replay(state)
             await vf
+        except Exception as error:
+            log.exception("relay %d: could not be put back and is tried again", state.number)
+            state.fault, state.session_waits = repr(error), True
+            self._retry_later(state)
         finally:
             vf.cancel()
 
@@ -312,7 +349,8 @@ class Carrier:
     def _retry_later(self, state: Relay) -> None:
         task = self._retries.get(state.number)
         if task is None or task.done():
-            self._retries[state.number] = asyncio.create_task(self._retry(state), name=f"retry of relay {state.number}")
+            retry = supervised(f"retry of relay {state.number}", lambda: self._retry(state))
+            self._retries[state.number] = asyncio.create_task(retry)
 
     async def _retry(self, state: Relay) -> None:
         attempt = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -36,15 +37,12 @@ class PidFile:
         self._path = path
         try:
             make_directory(path.parent)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._file = self._open()
+            while not self._in_place():  # a daemon that ended has removed what was opened before it was locked
+                os.close(self._file)
+                self._file = self._open()
         except OSError as error:
             raise StartupError(f"PID file {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.pread(self._file, 32, 0).decode(errors="replace").strip()
-            os.close(self._file)
-            raise StartupError(f"another virtio-forwarder is running (PID file {path}, process {other})") from None
         try:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
@@ -53,9 +51,29 @@ class PidFile:
             raise StartupError(f"PID file {path}: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Give up the lock and the file."""
-        self._path.unlink(missing_ok=True)
+        """Give up the lock and the file, unless somebody has put another in its place."""
+        if self._in_place():
+            self._path.unlink(missing_ok=True)
         os.close(self._file)
+
+    def _open(self) -> int:
+        """A descriptor that locks the file."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            message = f"another virtio-forwarder is running (PID file {self._path}, process {other})"
+            raise StartupError(message) from None
+        return descriptor
+
+    def _in_place(self) -> bool:
+        """Whether the path is that of the file that is locked."""
+        try:
+            return os.path.samestat(os.fstat(self._file), self._path.lstat())
+        except FileNotFoundError:
+            return False
 
 
 def run_directory() -> Path:
@@ -141,6 +159,16 @@ def _writable(directory: Path, uid: int | None, gid: int | None) -> bool:
     found = directory.stat()
     bits = found.st_mode >> (6 if found.st_uid == uid else 3 if found.st_gid == gid else 0)
     return bits & 0o3 == 0o3
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process and its workers as many descriptors as they may have.
+
+    Every connection to a ZeroMQ service takes one, and libzmq aborts the process when there is none left.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    log.debug("up to %d descriptors", most)
 
 
 def check_hugepages() -> None:

@@ -58,9 +58,17 @@ class Relays:
         self.carrier.connect(workers, broker)
 
     async def set_pins(self, pins: Mapping[int, RelayCpus]) -> None:
-        """Replace the pins of the configuration; relays that are placed move to their new pins at once."""
+        """Replace the pins of the configuration.
+
+        Relays that are placed move at once to their new pins, those that have none any more to any CPUs.
+
+        Raises:
+            WorkerError: a worker refused; all relays are where they were, and placed by the new pins from now on.
+        """
+        released = self._placement.pins.keys() - pins.keys()
         self._placement.pins = dict(pins)
-        await self.set_cpus({relay: cpus for relay, cpus in pins.items() if relay in self._placement.placed})
+        moves = {relay: pins.get(relay) for relay in (*pins, *released) if relay in self._placement.placed}
+        await self._move(moves)
 
     async def open_socket(self, relay: int, path: Path) -> None:
         """Open a relay's vhost-user socket.
@@ -140,6 +148,7 @@ class Relays:
         if path is None and device is None:
             raise RequestError("neither a vhost path nor a device is given", code=-1, source=codes.REMOVE_SOCKET)
         what, patience = path or device, Patience(str(path or device), patience_s)
+        both = path is not None and device is not None
         if path is None and (holder := self._by_device(device)) is not None:
             path = holder.socket
         if path is not None:
@@ -148,6 +157,9 @@ class Relays:
                 if state is not None:
                     await self._take_pair(state, path, device, patience)
                     return
+        if both and (holder := self._by_device(device)) is not None:
+            message = f"{path} is not on any relay, and {device} belongs to {holder.socket}"
+            raise RequestError(message, code=2, source=codes.REMOVE_SOCKET)
         if not conditional:
             raise RequestError(f"{what} is not on any relay", code=1, source=codes.REMOVE_SOCKET)
 
@@ -166,6 +178,10 @@ class Relays:
                 if cpu not in self._placement.cpus:
                     message = f"CPU {cpu} is not a worker CPU: these are {', '.join(map(str, self._placement.cpus))}"
                     raise RequestError(message, code=2, source=codes.SET_CPUS)
+        await self._move(cpus)
+
+    async def _move(self, cpus: Mapping[int, RelayCpus | None]) -> None:
+        """Move relays to CPUs, or back where that fails; to any where None is given."""
         before = {relay: self._placement.placed.get(relay) for relay in cpus}
         if failures := await self._place(cpus):
             for failure in await self._place(before):
@@ -185,7 +201,7 @@ class Relays:
         return [state.snapshot(self._table, self._placement) for state in self._relays]
 
     async def _place(self, cpus: Mapping[int, RelayCpus | None]) -> Sequence[BaseException]:
-        """Move relays to CPUs, to any where None is given, and have workers follow; answers what went wrong there."""
+        """Place relays and have workers follow; answers what went wrong there."""
         for relay, wanted in cpus.items():
             if wanted is None:
                 self._placement.release(relay)

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from vio4wd.daemon.host import (
     huge_directory,
     prepare_socket_directory,
     private_directory,
+    raise_descriptor_limit,
     run_directory,
 )
 from vio4wd.daemon.relays import Relays
@@ -77,14 +78,15 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number, event in ((signal.SIGTERM, self._stop), (signal.SIGINT, self._stop), (signal.SIGHUP, self._hangup)):
             loop.add_signal_handler(number, event.set)
-        for warning in self._config.warnings:
-            log.warning("%s", warning)
+        _warn(self._config)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._notify)
-            stack.callback(self._notify.stopping)
-            if await self._completed(self._start(stack)):
-                await self._stop.wait()
-            log.info("stopping")
+            try:
+                if await self._completed(self._start(stack)):
+                    await self._stop.wait()
+                log.info("stopping")
+            finally:
+                self._notify.stopping()
 
     async def _completed(self, start: Coroutine[None, None, None]) -> bool:
         """Await start-up, which may take minutes; False where the daemon was told to stop and it was cancelled."""
@@ -114,6 +116,7 @@ class Supervisor:
 
     async def _start_core(self, stack: AsyncExitStack) -> _Core:
         config = self._config
+        raise_descriptor_limit()
         pid_file = PidFile(config.pid_file)
         stack.callback(pid_file.remove)
         prepare_socket_directory(config)
@@ -157,21 +160,30 @@ class Supervisor:
                 await self._apply(self._reload(), core, reconciler)
             except ForwarderError as error:
                 log.error("the configuration is not reloaded: %s", error)
-            self._notify.ready()
+            finally:
+                self._notify.ready()
 
     async def _apply(self, new: Config, core: _Core, reconciler: Reconciler) -> None:
-        """Take over what can change while the daemon runs, and say what cannot."""
+        """Take over what can change while the daemon runs, one thing whether or not another fails, and say what cannot.
+
+        What fails is not tried again by the next reload: workers that start later have it from the configuration.
+        """
         found = changes(self._config, new)
+        self._config = replace(self._config, log_level=new.log_level, cpu_pins=new.cpu_pins, static_vfs=new.static_vfs)
         if found.log_level is not None:
             logs.set_level(found.log_level)
-            await core.workers.set_log_level(logs.LEVELS[found.log_level])
-        if found.cpu_pins_changed:
-            await core.relays.set_pins(new.cpu_pins)
-        apply_static_vfs(reconciler, new.static_vfs)
+        _warn(new)
+        with _reloading("log level"):
+            if found.log_level is not None:
+                await core.workers.set_log_level(logs.LEVELS[found.log_level])
+        with _reloading("CPU pins"):
+            if found.cpu_pins_changed:
+                await core.relays.set_pins(new.cpu_pins)
+        with _reloading("static VFs"):
+            apply_static_vfs(reconciler, new.static_vfs)
         if found.not_reloadable:
             log.warning("these changes need a restart: %s", ", ".join(found.not_reloadable))
         log.info("configuration reloaded: %s", "changes applied" if found else "nothing has changed")
-        self._config = replace(self._config, log_level=new.log_level, cpu_pins=new.cpu_pins, static_vfs=new.static_vfs)
 
     def _endpoint(self, path: Path) -> Endpoint:
         mode = SocketMode.CLIENT if self._config.vhost_client else SocketMode.SERVER
@@ -192,3 +204,20 @@ class Supervisor:
             ring_engine=config.ring_engine.value,
             vfio_vf_token=config.vfio_vf_token or "",
         )
+
+
+def _warn(config: Config) -> None:
+    """Log what the configuration has that is better said than found out."""
+    for warning in config.warnings:
+        log.warning("%s", warning)
+
+
+@contextmanager
+def _reloading(what: str) -> Iterator[None]:
+    """Log what goes wrong with one part of a reload; the others go on."""
+    try:
+        yield
+    except ForwarderError as error:
+        log.error("%s: not everywhere as in the configuration: %s", what, error)
+    except Exception:
+        log.exception("%s: not as in the configuration", what)

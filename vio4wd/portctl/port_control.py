@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vio4wd.devices import MAX_BOND_MEMBERS, Attachment, Bond, BondMode, Device, DeviceNameError, PciAddress
@@ -17,7 +18,10 @@ log = logging.getLogger(__name__)
 ADD_SOCK_SOURCE = "virtio_add_sock_dev_pair()"
 REMOVE_SOCK_SOURCE = "virtio_remove_sock_dev_pair()"
 PATIENCE_S = 1.5
-"""How long a request waits to begin. Known clients wait 2 s for the answer, our own tool for a slow device as well."""
+"""How long a request that does not say waits to begin. Known clients wait 2 s for the answer."""
+MAX_PATIENCE_S = 60.0
+MAX_PATIENT = 256
+"""Requests that may wait longer than ``PATIENCE_S`` at a time, so that they leave the service room for others."""
 
 
 class PortControlService:
@@ -25,7 +29,8 @@ class PortControlService:
 
     def __init__(self, controller: RelayController) -> None:
         self._controller = controller
-        self._operations: dict[int, Callable[[PortControlRequest], Awaitable[str | None]]] = {
+        self._patient = 0
+        self._operations: dict[int, Callable[[PortControlRequest, float], Awaitable[str | None]]] = {
             PortControlRequest.ADD: self._add,
             PortControlRequest.REMOVE: self._remove,
             PortControlRequest.ADD_SOCK: self._add_sock,
@@ -48,7 +53,8 @@ class PortControlService:
         response = PortControlResponse(status=PortControlResponse.OK)
         operation = PortControlRequest.Op.Name(message.op)
         try:
-            answer = await self._operations[message.op](message)
+            with self._patience(message) as patience_s:
+                answer = await self._operations[message.op](message, patience_s)
         except (ForwarderError, DeviceNameError) as error:
             log.warning("port control: %s failed: %s", operation, error)
             response.status = PortControlResponse.ERROR
@@ -64,24 +70,37 @@ class PortControlService:
                 response.query_string = answer
         return response.SerializeToString()
 
-    async def _add(self, request: PortControlRequest) -> None:
-        device = _attachment(request)
-        await self._controller.add_vf(_relay(request), device, conditional=request.conditional, patience_s=PATIENCE_S)
+    @contextmanager
+    def _patience(self, request: PortControlRequest) -> Iterator[float]:
+        """How long a request waits to begin, in seconds."""
+        asked_s = min(request.patience_ms / 1000, MAX_PATIENCE_S) if request.HasField("patience_ms") else PATIENCE_S
+        if asked_s <= PATIENCE_S or self._patient >= MAX_PATIENT:
+            yield min(asked_s, PATIENCE_S)
+            return
+        self._patient += 1
+        try:
+            yield asked_s
+        finally:
+            self._patient -= 1
 
-    async def _remove(self, request: PortControlRequest) -> None:
+    async def _add(self, request: PortControlRequest, patience_s: float) -> None:
+        device = _attachment(request)
+        await self._controller.add_vf(_relay(request), device, conditional=request.conditional, patience_s=patience_s)
+
+    async def _remove(self, request: PortControlRequest, patience_s: float) -> None:
         device = _named_device(request)
         relay = _relay(request)
-        await self._controller.remove_vf(relay, device, conditional=request.conditional, patience_s=PATIENCE_S)
+        await self._controller.remove_vf(relay, device, conditional=request.conditional, patience_s=patience_s)
 
-    async def _add_sock(self, request: PortControlRequest) -> None:
+    async def _add_sock(self, request: PortControlRequest, patience_s: float) -> None:
         _ignore_relay(request)
         device = _attachment(request)
         path = _vhost_path(request)
         if path is None:
             raise RequestError("add_sock: no vhost-user socket path is given", code=-1, source=ADD_SOCK_SOURCE)
-        await self._controller.add_socket(path, device, conditional=request.conditional, patience_s=PATIENCE_S)
+        await self._controller.add_socket(path, device, conditional=request.conditional, patience_s=patience_s)
 
-    async def _remove_sock(self, request: PortControlRequest) -> None:
+    async def _remove_sock(self, request: PortControlRequest, patience_s: float) -> None:
         _ignore_relay(request)
         device = _named_device(request)
         path = _vhost_path(request)
@@ -91,9 +110,9 @@ class PortControlService:
                 code=-1,
                 source=REMOVE_SOCK_SOURCE,
             )
-        await self._controller.remove_socket(path, device, conditional=request.conditional, patience_s=PATIENCE_S)
+        await self._controller.remove_socket(path, device, conditional=request.conditional, patience_s=patience_s)
 
-    async def _query_pci(self, request: PortControlRequest) -> str:
+    async def _query_pci(self, request: PortControlRequest, _patience_s: float) -> str:
         path = _vhost_path(request)
         if path is None:
             raise RequestError("query_pci: no vhost-user socket path is given")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import zmq
@@ -13,15 +15,19 @@ import zmq.asyncio
 from vio4wd.errors import ProtocolError, StartupError
 from vio4wd.portctl.curve import CurveAuthority
 from vio4wd.portctl.endpoint import IpcListener, ipc_path, listen_ipc
+from vio4wd.tasks import supervised
 
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 1024
 """Requests of one service being answered at a time; more wait in their clients' queues."""
+MAX_OF_ONE_CLIENT = 16
+"""Those of one connection; more are refused, so that no client takes the others' places. REQ clients have one."""
 MAX_MESSAGE_BYTES = 64 * 1024
 """Largest frame; a client that sends a larger one is disconnected. Requests that mean something are below 16 KiB."""
+_HANDSHAKE_MS = 2000
+"""A connection that has not said by then that it is ZeroMQ's is closed: each takes a descriptor of the daemon."""
 _QUEUED_PER_CLIENT = 64
-_RETRY_S = 0.1
 
 
 class Handler(Protocol):
@@ -65,6 +71,8 @@ class Service:
         self._receiver: asyncio.Task[None] | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._in_flight: Counter[bytes] = Counter()
+        self._refused = b""
 
     async def start(self) -> None:
         """Bind and serve.
@@ -94,7 +102,7 @@ class Service:
         if self._listener is not None:
             self._listener.socket.detach()
         self._socket = socket
-        self._receiver = asyncio.create_task(self._receive(socket), name=f"zmq {self.endpoint}")
+        self._receiver = asyncio.create_task(supervised(f"zmq {self.endpoint}", lambda: self._receive(socket)))
         log.info("serving %s", self.endpoint)
 
     async def stop(self) -> None:
@@ -121,6 +129,7 @@ class Service:
     def _open_socket(self) -> zmq.asyncio.Socket:
         socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.RCVHWM, _QUEUED_PER_CLIENT)
         socket.setsockopt(zmq.SNDHWM, _QUEUED_PER_CLIENT)
@@ -140,18 +149,22 @@ class Service:
             await self._slots.acquire()
             try:
                 frames = await socket.recv_multipart()
-            except zmq.ZMQError:
-                log.exception("%s: cannot receive; trying again", self.endpoint)
+            except BaseException:
                 self._slots.release()
-                await asyncio.sleep(_RETRY_S)
-                continue
+                raise
+            client = frames[0]
+            self._in_flight[client] += 1
             task = asyncio.create_task(self._answer(socket, frames))
             self._answers.add(task)
-            task.add_done_callback(self._answered)
+            task.add_done_callback(partial(self._answered, client))
+            await asyncio.sleep(0)  # what can be answered at once is, before a client has too many
 
-    def _answered(self, task: asyncio.Task[None]) -> None:
+    def _answered(self, client: bytes, task: asyncio.Task[None]) -> None:
         self._answers.discard(task)
         self._slots.release()
+        self._in_flight[client] -= 1
+        if not self._in_flight[client]:
+            del self._in_flight[client]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: cannot answer: %s", self.endpoint, error)
 
@@ -162,7 +175,14 @@ class Service:
             return
         delimiter = frames.index(b"", 1)
         envelope, body = frames[: delimiter + 1], frames[delimiter + 1 :]
-        await socket.send_multipart([*envelope, await self._reply(body)])
+        if self._in_flight[frames[0]] > MAX_OF_ONE_CLIENT:
+            if self._refused != frames[0]:  # once for a client that goes on like this
+                self._refused = frames[0]
+                log.warning("%s: refuses requests of a client that has %d others", self.endpoint, MAX_OF_ONE_CLIENT)
+            reply = self._handler.refusal
+        else:
+            reply = await self._reply(body)
+        await socket.send_multipart([*envelope, reply])
 
     async def _reply(self, body: Sequence[bytes]) -> bytes:
         if len(body) != 1:

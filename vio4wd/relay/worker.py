@@ -220,15 +220,14 @@ def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
 def main() -> int:
     """Run a worker; answers its exit status."""
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    table = LaneTable(int(sys.argv[2]))
-    options = WorkerOptions.decode(sys.argv[3])
-    logging.basicConfig(level=options.log_level, handlers=[ChannelLogHandler(channel)], format="%(message)s")
     wakeup, signalled = socket.socketpair()
     signalled.setblocking(False)
     signal.set_wakeup_fd(signalled.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        worker = Worker(options, channel, table)
+        options = WorkerOptions.decode(sys.argv[3])
+        logging.basicConfig(level=options.log_level, handlers=[ChannelLogHandler(channel)], format="%(message)s")
+        worker = Worker(options, channel, LaneTable(int(sys.argv[2])))
     except ForwarderError as error:
         channel.send(Event("failed", {"message": str(error)}))
         return 1

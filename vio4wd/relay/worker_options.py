@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from vio4wd.errors import StartupError
+from vio4wd.relay.lanes import TABLE_LAYOUT
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
     """Start options of a worker.
 
     ``worker_cpus`` poll, ``main_cpu`` does the rest. ``huge_dir`` empty: hugepages without a mount point. ``log_level``
-    is Python's. ``disabled_features`` is a mask of virtio features that guests are not offered.
+    is Python's. ``disabled_features`` is a mask of virtio features that guests are not offered. ``table_layout`` is
+    what the supervisor means by its lane table.
     """
 
     name: str
@@ -24,6 +28,7 @@ class WorkerOptions:
     disabled_features: int
     ring_engine: str = "auto"
     vfio_vf_token: str = ""
+    table_layout: str = TABLE_LAYOUT
 
     def encode(self) -> str:
         """As a command line argument."""
@@ -31,7 +36,13 @@ class WorkerOptions:
 
     @classmethod
     def decode(cls, text: str) -> WorkerOptions:
-        """Read ``encode``'s output."""
+        """Read ``encode``'s output.
+
+        Raises:
+            StartupError: it is of another version, whose supervisor has the lane table in another layout.
+        """
         fields = json.loads(text)
+        if fields.get("table_layout") != TABLE_LAYOUT or fields.keys() != cls.__dataclass_fields__.keys():
+            raise StartupError("the files of virtio-forwarder were replaced while it ran: restart the daemon")
         fields["worker_cpus"] = tuple(fields["worker_cpus"])
         return cls(**fields)

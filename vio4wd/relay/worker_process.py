@@ -211,6 +211,8 @@ class WorkerProcess:
             except ProtocolError as error:
                 log.error("%s: %s", self._options.name, error)
                 self._signal_kill()
+            except Exception:
+                log.exception("%s: a message could not be handled", self._options.name)
 
     def _dispatch(self, message: Command | Reply | Event) -> None:
         if isinstance(message, Reply):

@@ -14,6 +14,7 @@ from vio4wd.relay.lanes import LaneTable
 from vio4wd.relay.messages import Event
 from vio4wd.relay.worker_options import WorkerOptions
 from vio4wd.relay.worker_process import WorkerProcess
+from vio4wd.tasks import supervised
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Workers:
         self._generation = 0
         self._growing = asyncio.Lock()
         self._stopping = False
+        self._log_level: int | None = None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -127,9 +129,18 @@ class Workers:
         await asyncio.gather(*(process.stop() for process in processes))
 
     async def set_log_level(self, level: int) -> None:
-        """Set the log threshold (Python's) of all processes, those of later ones by their options."""
+        """Set the log threshold (Python's) of all processes, those of later ones by their options.
+
+        Raises:
+            WorkerError: one did not do it; the others have.
+        """
+        self._log_level = level
         processes = [slot.process for slot in self._slots] + ([self._spare] if self._spare else [])
-        await asyncio.gather(*(process.call("set_log_level", level=level) for process in processes if process.alive))
+        told = (process.call("set_log_level", level=level) for process in processes if process.alive)
+        results = await asyncio.gather(*told, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
 
     def prepare_spare(self) -> None:
         """Have a process ready, in the background, for the next worker that dies or is needed in addition."""
@@ -142,6 +153,10 @@ class Workers:
             process = await self._start_process()
         except StartupError as error:
             log.warning("no spare worker process: %s", error)
+            self._prepare_spare_later()
+            return
+        except Exception:
+            log.exception("no spare worker process")
             self._prepare_spare_later()
             return
         process.on_exit = lambda: self._spare_lost(process)
@@ -165,7 +180,9 @@ class Workers:
         try:
             process = self._make()
             await process.start()
-        except OSError as error:
+            if self._log_level is not None:  # it may have been changed since the options were made
+                await process.call("set_log_level", level=self._log_level)
+        except (OSError, WorkerError) as error:
             raise StartupError(f"a worker process cannot be started: {error}") from error
         if not process.alive:
             raise StartupError("a worker process ended as soon as it was ready")
@@ -194,9 +211,12 @@ class Workers:
     def _exited(self, slot: Slot) -> None:
         young = time.monotonic() - slot.started < YOUNG_S
         slot.young_deaths = slot.young_deaths + 1 if young else 0
-        self._listener.worker_lost(slot)
+        try:
+            self._listener.worker_lost(slot)
+        except Exception:
+            log.exception("worker process %d: its relays were not told of its end", slot.number)
         if not self._stopping:
-            self._run(self._restart(slot))
+            self._run(supervised(f"restart of worker process {slot.number}", lambda: self._restart(slot)))
 
     async def _restart(self, slot: Slot) -> None:
         attempt = max(slot.young_deaths - 1, 0)

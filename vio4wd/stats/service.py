@@ -5,12 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from vio4wd.portctl.proto import parse
 from vio4wd.portctl.proto.virtioforwarder_pb2 import StatsRequest, StatsResponse
 from vio4wd.relay.interface import RELAYS, RelayController, RelaySnapshot
 from vio4wd.stats.message import relay_state
 from vio4wd.stats.rates import MAX_DELAY_MS, rates_between
+
+MAX_DELAYED = 256
+"""Requests that wait for their rates at a time, so that they leave the service room for others."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """All relays at one moment, of the monotonic clock."""
+
+    relays: Sequence[RelaySnapshot]
+    time_s: float
 
 
 class StatsService:
@@ -24,6 +36,7 @@ class StatsService:
     def __init__(self, controller: RelayController, *, tsc_hz: Callable[[], float | None] = lambda: None) -> None:
         self._controller = controller
         self._tsc_hz = tsc_hz
+        self._awaited: set[_Reading] = set()
 
     @property
     def refusal(self) -> bytes:
@@ -33,20 +46,31 @@ class StatsService:
     async def __call__(self, request: bytes) -> bytes:
         """Answer one serialized StatsRequest after its delay. Without a delay rates are zero.
 
+        Where too many wait already, it is answered at once, with the rates since that one of them began whose time is
+        nearest to the delay.
+
         Raises:
             ProtocolError: the bytes are not one.
         """
         message = parse(StatsRequest, request)
         if len(message.relay) > RELAYS:
             return StatsResponse(status=StatsResponse.E2BIG).SerializeToString()
-        before = after = self._controller.snapshot()
-        elapsed_s = 0.0
-        if message.delay:
-            started = time.monotonic()
-            await asyncio.sleep(min(message.delay, MAX_DELAY_MS) / 1000)
-            after = self._controller.snapshot()
-            elapsed_s = time.monotonic() - started
-        return self._response(message, before, after, elapsed_s).SerializeToString()
+        before = after = self._read()
+        delay_s = min(message.delay, MAX_DELAY_MS) / 1000
+        if message.delay and len(self._awaited) >= MAX_DELAYED:
+            before = min(self._awaited, key=lambda reading: abs(after.time_s - reading.time_s - delay_s))
+        elif message.delay:
+            self._awaited.add(before)
+            try:
+                await asyncio.sleep(delay_s)
+            finally:
+                self._awaited.remove(before)
+            after = self._read()
+        elapsed_s = after.time_s - before.time_s
+        return self._response(message, before.relays, after.relays, elapsed_s).SerializeToString()
+
+    def _read(self) -> _Reading:
+        return _Reading(self._controller.snapshot(), time.monotonic())
 
     def _response(
         self, request: StatsRequest, before: Sequence[RelaySnapshot], after: Sequence[RelaySnapshot], elapsed_s: float

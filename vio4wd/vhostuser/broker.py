@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from vio4wd.tasks import supervised
 from vio4wd.vhostuser.backend import BackEnd
 from vio4wd.vhostuser.endpoint import MAX_PATH_BYTES, Endpoint, EndpointError, Listener, SocketMode, connect, listen
 from vio4wd.vhostuser.options import Options
@@ -171,8 +172,7 @@ class _Port:
         self._relay = relay
         self._listener = listener
         self._serving: asyncio.Task[None] | None = None
-        awaiting = self._accept(listener.sock) if listener else self._connect()
-        self._task = asyncio.create_task(awaiting, name=f"vhost-user socket of relay {relay}")
+        self._task = asyncio.create_task(supervised(f"socket {endpoint.path} of relay {relay}", self._await_front_ends))
 
     async def close(self) -> None:
         """End all tasks; the front end is cut off, the socket removed."""
@@ -184,6 +184,12 @@ class _Port:
             _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
         if self._listener is not None:
             self._listener.close()
+
+    async def _await_front_ends(self) -> None:
+        if self._listener is not None:
+            await self._accept(self._listener.sock)
+        else:
+            await self._connect()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -242,7 +248,12 @@ class _Port:
 
     async def _serve(self, sock: socket.socket) -> None:
         """Run a session on a connected socket until it ends."""
-        session = self._broker._make_session(self._relay, sock)
+        try:
+            session = self._broker._make_session(self._relay, sock)
+        except Exception:
+            log.exception("relay %d: a front end cannot be served", self._relay)
+            sock.close()
+            return
         self.session = session
         self._broker._changed(self._relay)
         try:

@@ -83,7 +83,7 @@ def listen(endpoint: Endpoint) -> Listener:
     """
     endpoint.check()
     _remove_stale(endpoint.path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = _new_socket(endpoint.path)
     try:
         old_mask = os.umask(_SOCKET_UMASK)
         try:
@@ -114,17 +114,33 @@ def connect(path: Path) -> socket.socket | None:
     Raises:
         EndpointError: the path is no socket or may not be used; later tries may find it changed.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = _new_socket(path)
     try:
         sock.connect(str(path))
     except OSError as error:
         sock.close()
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ENOTDIR):
-            if error.errno == errno.ECONNREFUSED and path.exists() and not path.is_socket():
+            if error.errno == errno.ECONNREFUSED and _is_no_socket(path):
                 raise EndpointError(f"socket {path}: it is not a socket") from error
             return None
         raise EndpointError(f"socket {path}: cannot connect: {error.strerror}") from error
     return sock
+
+
+def _new_socket(path: Path) -> socket.socket:
+    """A socket for a path; EndpointError where the system has no descriptor or memory for it."""
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise EndpointError(f"socket {path}: cannot be used: {error.strerror}") from error
+
+
+def _is_no_socket(path: Path) -> bool:
+    """Whether something else is there."""
+    try:
+        return not stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _remove_stale(path: Path) -> None:
@@ -136,14 +152,21 @@ def _remove_stale(path: Path) -> None:
         raise EndpointError(f"socket {path}: {error.strerror}") from error
     if not stat.S_ISSOCK(mode):
         raise EndpointError(f"socket {path}: there is a file that is not a socket; it is left alone")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+    with _new_socket(path) as probe:
         try:
             probe.connect(str(path))
         except OSError as error:
             if error.errno == errno.ECONNREFUSED:
-                path.unlink()
+                _unlink(path)
                 return
             if error.errno == errno.ENOENT:
                 return
             raise EndpointError(f"socket {path}: it is in use: {error.strerror}") from error
     raise EndpointError(f"socket {path}: another process listens on it")
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EndpointError(f"socket {path}: a stale socket cannot be removed: {error.strerror}") from error

@@ -20,7 +20,7 @@ class PciAddress(_message.Message):
     def __init__(self, domain: _Optional[int] = ..., bus: _Optional[int] = ..., slot: _Optional[int] = ..., function: _Optional[int] = ...) -> None: ...
 
 class PortControlRequest(_message.Message):
-    __slots__ = ("op", "pci_addrs", "virtio_id", "conditional", "name", "mode", "vhost_path", "devargs")
+    __slots__ = ("op", "pci_addrs", "virtio_id", "conditional", "name", "mode", "vhost_path", "devargs", "patience_ms")
     class Op(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ADD: _ClassVar[PortControlRequest.Op]
@@ -41,6 +41,7 @@ class PortControlRequest(_message.Message):
     MODE_FIELD_NUMBER: _ClassVar[int]
     VHOST_PATH_FIELD_NUMBER: _ClassVar[int]
     DEVARGS_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
     op: PortControlRequest.Op
     pci_addrs: _containers.RepeatedCompositeFieldContainer[PciAddress]
     virtio_id: int
@@ -49,7 +50,8 @@ class PortControlRequest(_message.Message):
     mode: int
     vhost_path: str
     devargs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, op: _Optional[_Union[PortControlRequest.Op, str]] = ..., pci_addrs: _Optional[_Iterable[_Union[PciAddress, _Mapping]]] = ..., virtio_id: _Optional[int] = ..., conditional: _Optional[bool] = ..., name: _Optional[str] = ..., mode: _Optional[int] = ..., vhost_path: _Optional[str] = ..., devargs: _Optional[_Iterable[str]] = ...) -> None: ...
+    patience_ms: int
+    def __init__(self, op: _Optional[_Union[PortControlRequest.Op, str]] = ..., pci_addrs: _Optional[_Iterable[_Union[PciAddress, _Mapping]]] = ..., virtio_id: _Optional[int] = ..., conditional: _Optional[bool] = ..., name: _Optional[str] = ..., mode: _Optional[int] = ..., vhost_path: _Optional[str] = ..., devargs: _Optional[_Iterable[str]] = ..., patience_ms: _Optional[int] = ...) -> None: ...
 
 class PortControlResponse(_message.Message):
     __slots__ = ("status", "error_code", "error_code_source", "query_string", "error_text")
