@@ -161,7 +161,7 @@ class Session:
             log.warning("relay %d: front end (pid %d) is cut off: malformed %s", self.relay, self.peer_pid, error)
         except RefusedError as error:
             log.warning("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
-        except ForwarderError as error:
+        except (ForwarderError, OSError) as error:  # OSError: the system has no descriptor or memory left
             log.error("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
         finally:
             await self._end()
