@@ -15,6 +15,7 @@ from typing import Any
 
 import vio4wd
 from vio4wd.errors import ProtocolError, StartupError, WorkerError
+from vio4wd.relay.fatal_signals import FATAL_SIGNALS
 from vio4wd.relay.messages import MAX_MESSAGE_BYTES, Command, Event, Reply, decode, encode
 from vio4wd.relay.worker_options import WorkerOptions
 
@@ -73,6 +74,11 @@ class WorkerProcess:
         """Whether commands can be sent."""
         return self._channel is not None
 
+    @property
+    def crashed(self) -> bool:
+        """Whether it has died by a signal that a fault of its own raises, not one that somebody sent."""
+        return self._process is not None and -(self._process.returncode or 0) in FATAL_SIGNALS
+
     async def start(self) -> None:
         """Start the process and wait until it is ready.
 
@@ -119,7 +125,8 @@ class WorkerProcess:
 
         Raises:
             CommandError: the worker refused.
-            WorkerError: the worker has ended, or did not answer in time (it is killed then, since it hangs).
+            WorkerError: the worker has ended, the command is too long for it, or it did not answer in time (it is
+                killed then, since it hangs).
         """
         if self._channel is None:
             raise WorkerError(f"{self._options.name} is not running")
@@ -136,6 +143,8 @@ class WorkerProcess:
             raise WorkerError(f"{self._options.name} did not answer {op} within {limit_s:.0f} s") from None
         except OSError as error:
             raise WorkerError(f"{self._options.name} cannot be reached: {error}") from error
+        except ProtocolError as error:
+            raise WorkerError(f"{op} cannot be asked of {self._options.name}: {error}") from error
         finally:
             self._pending.pop(number, None)
 
