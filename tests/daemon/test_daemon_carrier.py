@@ -34,6 +34,7 @@ class FakeProcess:
     """
 
     def __init__(self) -> None:
+        self.crashed = False
         self.guests = FakeBackEnd()
         self.refuse: set[str] = set()
         self.on_resume: Callable[[int], None] = lambda relay: None
@@ -50,8 +51,10 @@ class FakeProcess:
             raise CommandError("error", f"{op} is refused")
         if op in ("attach", "detach"):
             await getattr(self.guests, op)(args["relay"], Path(args["path"]))
-        elif op in ("pause", "resume"):
-            await getattr(self.guests, op)(args["relay"])
+        elif op == "pause":
+            await self.guests.pause(args["relay"])
+        elif op == "resume":
+            await self.guests.resume(args["relay"], interrupt=args["interrupt"])
         if op == "resume":
             self.on_resume(args["relay"])
         return {"numa_node": 0}

@@ -206,8 +206,7 @@ def test_replay_restores_the_session(broker: BrokerThread, back: FakeBackEnd, to
         table = next(m for m in back.messages if m.request == Request.SET_MEM_TABLE)
         assert table.payload == vm.memory_table()
         assert {"SET_LOG_BASE", "NET_SET_MTU", "SET_STATUS", "SET_OWNER", "SET_FEATURES"} <= set(back.log)
-        assert back.log[-2:] == ["GET_FEATURES", "resume"]
-        assert all(vm.rings[i].calls() == 1 for i in (0, 1, 3)), "interrupted for what the dead worker did not tell"
+        assert back.log[-3:] == ["GET_FEATURES", "interrupt", "resume"], "what the dead worker did not tell"
         vm.wire.sock.settimeout(10)
         assert vm.stop_ring(1) == 65535
 

@@ -165,11 +165,6 @@ class SessionRecord:
                 yield codec.ring_message(Request.SET_VRING_ENABLE, index, ring.enabled)
         yield from self._kept(Request.SET_STATUS)
 
-    def call_fds(self) -> list[int]:
-        """The call descriptors of running rings."""
-        fds = [ring.fds.get(Request.SET_VRING_CALL, -1) for ring in self.rings.values() if ring.started]
-        return [fd for fd in fds if fd >= 0]
-
     def close(self) -> None:
         """Forget everything and close the record's descriptors."""
         self._reset(keep_memory=False)
