@@ -217,7 +217,7 @@ class EthPort:
         """
         for mode in _MODES:
             if self._dpdk.call(self.name, f"rte_eth_{mode}_get", self.port_id) == 1:
-                self._switch(mode, False)
+                self._switch(mode, False, logging.DEBUG)  # some that cannot say that they have it
         self.stop()
         self._dpdk.call(self.name, "rte_eth_dev_close", self.port_id)
 
@@ -245,12 +245,12 @@ class EthPort:
         """Receive all multicast frames, or not; False where the device cannot, or its PF does not let it."""
         return self._switch("allmulticast", on)
 
-    def _switch(self, mode: str, on: bool) -> bool:
+    def _switch(self, mode: str, on: bool, level: int = logging.INFO) -> bool:
         """Drivers of VFs have many errors for the refusal of a PF, and none of them means more than that."""
         try:
             self._dpdk.call(self.name, f"rte_eth_{mode}_{'enable' if on else 'disable'}", self.port_id)
         except DpdkError as error:
-            _LOG.info("%s", error)
+            _LOG.log(level, "%s", error)
             return False
         return True
 

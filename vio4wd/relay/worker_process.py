@@ -30,6 +30,10 @@ STOP_LIMIT_S = 2.0
 CALL_LIMIT_S = 10.0
 
 
+_NO_POOL = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy would start a thread for each CPU, and none of them is ever used."""
+
+
 class CommandError(WorkerError):
     """The worker refused a command and carries on; ``kind`` says why (a PortStage value, ``error``, ``internal``)."""
 
@@ -100,7 +104,7 @@ class WorkerProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "vio4wd.relay.worker", *arguments,
                 pass_fds=(theirs.fileno(), self._lanes_fd), stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**_NO_POOL, **os.environ, "PYTHONPATH": path},
                 process_group=0,  # Ctrl-C in a terminal is for the supervisor, which stops its workers
             )  # fmt: skip
             undo.pop_all()
