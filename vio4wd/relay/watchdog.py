@@ -38,13 +38,19 @@ _FIELDS = 9  # of a thread that waits in a system call: its number, six argument
 class CallWatchdog:
     """Looks for threads that wait for guests.
 
-    ``call_fds`` answers the call eventfds of all guests with their relays; ``blocked(relay, fd)`` is called for a guest
-    that holds a thread up, before that is freed.
+    ``call_fds`` answers the call eventfds of all guests with their relays. ``rest(relay)`` is called for a guest that
+    holds a thread up, before that is freed, ``tell(relay, fd)`` afterwards.
     """
 
-    def __init__(self, call_fds: Callable[[], Mapping[int, int]], blocked: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        call_fds: Callable[[], Mapping[int, int]],
+        rest: Callable[[int], None],
+        tell: Callable[[int, int], None],
+    ) -> None:
         self._call_fds = call_fds
-        self._blocked = blocked
+        self._rest = rest
+        self._tell = tell
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
@@ -63,8 +69,10 @@ class CallWatchdog:
             fds = self._call_fds()
             held = [(thread, fd) for thread, fd in _writes() if fd in fds and _full(fd)]
             for thread, fd in held:
-                self._blocked(fds[fd], fd)
+                self._rest(fds[fd])
                 interrupt(thread, FREEING_SIGNAL)
+            for _, fd in held:
+                self._tell(fds[fd], fd)
             if not held:
                 return
             time.sleep(_AGAIN_S)

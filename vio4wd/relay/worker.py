@@ -88,7 +88,7 @@ class Worker:
         self._loop = compile_loop(cached=cached)
         notes.watch(cached=cached)
         self._lcores.start(self._loop.address)
-        self._watchdog = CallWatchdog(self._lanes.call_fds, self._guest_blocks)
+        self._watchdog = CallWatchdog(self._lanes.call_fds, self._lanes.rest, self._guest_blocked)
         self._watchdog.start()
         ready = {"pid": os.getpid(), "abi": dpdk.abi, "dpdk": dpdk.version, "tsc_hz": self._eal.tsc_hz}
         channel.send(Event("ready", ready | {"max_ports": dpdk.max_ports}))
@@ -154,8 +154,7 @@ class Worker:
     def _guest_changed(self, relay: int, connected: bool, numa_node: int) -> None:
         self._channel.send(Event("guest", {"relay": relay, "connected": connected, "numa_node": numa_node}))
 
-    def _guest_blocks(self, relay: int, fd: int) -> None:
-        self._lanes.rest(relay)
+    def _guest_blocked(self, relay: int, fd: int) -> None:
         message = f"it holds the worker up: the counter of a call eventfd is full, and writing to it blocks (fd {fd})"
         self._channel.send(Event("guest_blocks", {"relay": relay, "message": message}))
 

@@ -132,8 +132,10 @@ class Session:
 
     @property
     def unanswered(self) -> str:
-        """Names of requests of the front end itself, not of a replay, that the back end has not answered or had not."""
-        return self._back.suspects if self.state is SessionState.RUNNING else self._left_unanswered
+        """Names of the requests, not those of a replay, that the back end has not answered, or had not when it died."""
+        if self.state is SessionState.RUNNING:
+            return self._back.suspects
+        return self._left_unanswered if self.state is SessionState.ORPHANED else ""
 
     def worker_lost(self, *, cleared: bool = False) -> None:
         """The worker at the back died: keep the front end until ``replay``.
