@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from vio4wd.errors import ForwarderError
 
 MAX_BOND_MEMBERS = 8
+MAX_DEVARGS_BYTES = 4096
+"""More than any device takes; a worker must be able to take in a bond of them in one message."""
 BOND_PREFIX = "net_bonding"
+
+_SHOWN = 60  # characters of devargs that are too long
 
 _PCI = re.compile(r"(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})\.([0-7])\Z")
 _VDEV = re.compile(r"[a-z][a-z0-9_]*[a-z0-9_]\Z")
@@ -72,8 +76,12 @@ class Device:
         """Read ``0000:05:08.1``, ``05:08.1,key=value`` or ``net_null0,size=60``.
 
         Raises:
-            DeviceNameError: neither a PCI address nor the name of a DPDK virtual device.
+            DeviceNameError: neither a PCI address nor the name of a DPDK virtual device, or longer than is taken.
         """
+        size = len(devargs.encode(errors="surrogatepass"))
+        if size > MAX_DEVARGS_BYTES:
+            start = devargs[:_SHOWN]
+            raise DeviceNameError(f"{start!r}...: devargs of {size} bytes, must be at most {MAX_DEVARGS_BYTES}")
         name, _, arguments = devargs.strip().partition(",")
         if _PCI.match(name):
             return cls(PciAddress.parse(name).sysfs_name, arguments)

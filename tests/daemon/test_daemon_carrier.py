@@ -36,6 +36,7 @@ class FakeProcess:
     """
 
     def __init__(self) -> None:
+        self.crashed = False
         self.guests = FakeBackEnd()
         self.refuse: set[str] = set()
         self.broken: set[str] = set()
@@ -60,8 +61,10 @@ class FakeProcess:
             raise CommandError("error", f"{op} is refused")
         if op in ("attach", "detach"):
             await getattr(self.guests, op)(args["relay"], Path(args["path"]))
-        elif op in ("pause", "resume"):
-            await getattr(self.guests, op)(args["relay"])
+        elif op == "pause":
+            await self.guests.pause(args["relay"])
+        elif op == "resume":
+            await self.guests.resume(args["relay"], interrupt=args["interrupt"])
         elif op == "add_port":
             await self._add_port(args["relay"])
         elif op == "remove_port":

@@ -54,7 +54,7 @@ def stops_and_leaves_nothing(daemon: Daemon, run_directory: Path, *, interrupt: 
         assert daemon.child.process.wait(20) == 0, daemon.child.log
     finally:
         daemon.stop()
-    assert time.monotonic() - begun < 5, daemon.child.log
+    assert time.monotonic() - begun < 3, daemon.child.log
     assert "READY" not in daemon.child.log
     assert "Traceback" not in daemon.child.log
     assert not any(process.is_running() for process in workers)

@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,12 +130,46 @@ def test_stop_is_clean_and_quick(daemon: Daemon, guest: Callable[..., Testpmd], 
     workers = daemon.workers()
     begun = time.monotonic()
     assert daemon.stop() == 0
-    assert time.monotonic() - begun < 8  # a bound against hanging; the time itself is the benchmark's matter
+    assert time.monotonic() - begun < 3  # of a worker that hangs; the usual time is the benchmark's matter
     assert "is killed" not in daemon.child.log
     assert not any(process.is_running() for process in workers)
     assert not list(daemon.sockets.iterdir())
     assert not (daemon.directory / "virtio-forwarder.pid").exists()
     assert all(not (daemon.directory / name).exists() for name in ("config", "stats", "port_control"))
+
+
+@pytest.mark.parametrize("hung", [(0,), (1,), (0, 1)], ids=["worker", "spare", "both"])
+def test_stop_is_quick_where_workers_hang(daemon: Daemon, hung: tuple[int, ...]) -> None:
+    """Also with a guest, a request that waits for the worker, and a spare that is just being started."""
+    daemon.add(1, "net_ring1")
+    workers = daemon.settled_workers()
+    with FrontEnd(daemon.socket(1)) as vm:
+        vm.handshake()
+        vm.barrier()
+        for number in hung:
+            workers[number].send_signal(signal.SIGSTOP)
+        request = threading.Thread(target=daemon.port_control, args=("add", "--virtio-id=2", "--devargs=net_null2"))
+        request.start()
+        time.sleep(0.5)
+        begun = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - begun < 3
+        request.join()
+    assert not any(process.is_running() for process in workers)
+    assert "Traceback" not in daemon.child.log
+
+
+def test_stop_is_quick_where_a_worker_hangs_in_its_start(daemon: Daemon) -> None:
+    workers = daemon.settled_workers()
+    workers[1].kill()
+    workers[0].kill()
+    wait_for(lambda: any(worker not in workers for worker in daemon.workers()), 5, "a new worker process")
+    (new,) = [worker for worker in daemon.workers() if worker not in workers]
+    new.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - begun < 3
+    assert not new.is_running()
 
 
 def test_add_and_remove_leave_nothing(daemon: Daemon) -> None:

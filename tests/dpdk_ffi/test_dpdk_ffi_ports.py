@@ -226,6 +226,57 @@ def test_a_refused_mode_is_no_error(run_dpdk: RunDpdk) -> None:
     )
 
 
+MODES_OFF = """
+    flags = [Path(f"/sys/class/net/{name}/flags") for name in VETH]
+    before = [path.read_text() for path in flags]
+    eal = Eal.init(options())
+    pool = Mempool.create("pool", 8191)
+    members = [EthPort.probe(f"net_af_packet{i},iface={name}") for i, name in enumerate(VETH)]
+    port = members[0]
+    if BOND:
+        port = BondPort.create("net_bonding0", 1)
+        for member in members:
+            port.add_member(member)
+    port.configure(1, 1)
+    port.setup_rx(0, 512, pool)
+    port.setup_tx(0, 512)
+    port.start()
+    assert port.set_promiscuous(True)
+    port.set_allmulticast(True)
+    if BOND:
+        port.set_primary(members[1])
+        port.refresh_promiscuous()
+    assert [path.read_text() for path in flags] != before
+    if BOND:
+        for member in members:
+            port.remove_member(member)
+        port.remove()
+    for member in members:
+        member.remove()
+    assert [path.read_text() for path in flags] == before
+    eal.cleanup()
+"""
+
+
+@pytest.mark.parametrize("bond", [False, True])
+@pytest.mark.usefixtures("veth")
+def test_the_interface_behind_a_port_is_left_as_it_was(run_dpdk: RunDpdk, bond: bool) -> None:
+    run_dpdk(f"if True:\n    BOND, VETH = {bond}, {VETH}{MODES_OFF}")
+
+
+def test_a_device_that_is_no_port_is_taken_back(run_dpdk: RunDpdk) -> None:
+    run_dpdk(
+        """
+        eal = Eal.init(options())
+        first = error_of(EthPort.probe, "crypto_null0")
+        assert first.errno == 19 and "the device has no port" in str(first)
+        assert error_of(load().call, "", "rte_eal_hotplug_remove", b"vdev", b"crypto_null0").errno
+        assert str(error_of(EthPort.probe, "crypto_null0")) == str(first)
+        eal.cleanup()
+        """
+    )
+
+
 EVENTS = """
     import ctypes
     eal = Eal.init(options())

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vio4wd.devices import Bond, Device, DeviceNameError, PciAddress
+from vio4wd.devices import MAX_BOND_MEMBERS, MAX_DEVARGS_BYTES, Bond, Device, DeviceNameError, PciAddress
+from vio4wd.relay.messages import Command, attachment_to_json, decode, encode
 
 _addresses = st.builds(
     PciAddress,
@@ -40,6 +41,20 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_what_is_no_device_is_refused(text: str) -> None:
     with pytest.raises(DeviceNameError):
         Device.parse(text)
+
+
+def test_devargs_that_are_too_long_are_refused_in_one_short_line() -> None:
+    longest = "net_null0," + "é" * ((MAX_DEVARGS_BYTES - len("net_null0,")) // 2)
+    assert Device.parse(longest).devargs == longest
+    with pytest.raises(DeviceNameError, match=r"devargs of 4098 bytes, must be at most 4096") as refused:
+        Device.parse(longest + "é")
+    assert len(str(refused.value)) < 200
+
+
+def test_a_bond_of_the_longest_devargs_fits_into_a_command() -> None:
+    members = [Device.parse(f"net_null{i}," + "x" * (MAX_DEVARGS_BYTES - 10)) for i in range(MAX_BOND_MEMBERS)]
+    bond = Bond("net_bonding0", tuple(members))
+    assert decode(encode(Command(1, "add_port", attachment_to_json(bond))))
 
 
 def test_arguments_do_not_make_another_device() -> None:

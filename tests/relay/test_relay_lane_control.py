@@ -9,6 +9,7 @@ import pytest
 
 from vio4wd.dpdk_ffi.vhost import VringInfo
 from vio4wd.errors import WorkerError
+from vio4wd.relay.blame import Notes
 from vio4wd.relay.direct.ring_record import SavedPosition, saved_positions
 from vio4wd.relay.interface import RelayCpus
 from vio4wd.relay.lane_control import GuestRing, GuestView, LaneControl, QueueBursts
@@ -57,7 +58,7 @@ class Worker:
     def __init__(self, table: LaneTable) -> None:
         self.table = LaneTable(table.fd)
         self.lcores = Lcores()
-        self.lanes = LaneControl(self.table, self.lcores, Rings(), longest=1522)  # type: ignore[arg-type]
+        self.lanes = LaneControl(self.table, self.lcores, Rings(), Notes(0), longest=1522)  # type: ignore[arg-type]
         self.lanes.set(RELAY, cpus=RelayCpus(1, 1))
 
     def carry(self) -> None:

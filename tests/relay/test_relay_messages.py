@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from vio4wd.devices import Bond, BondMode, Device
 from vio4wd.errors import ProtocolError
 from vio4wd.relay.messages import (
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT,
     Command,
     Event,
     Message,
@@ -37,6 +39,16 @@ def test_messages_survive_the_wire(message: Message) -> None:
 def test_garbage_is_refused(packet: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(packet)
+
+
+@pytest.mark.parametrize("text", ["x" * 70_000, "\U0001f600" * 70_000])
+def test_texts_are_cut_and_what_is_still_too_long_is_refused(text: str) -> None:
+    for message in (Reply(1, error_kind="error", error_message=text), Event("log", {"message": text})):
+        packet = encode(message)
+        assert len(packet) <= MAX_MESSAGE_BYTES
+        assert text[:MAX_TEXT] + "..." in str(decode(packet))
+    with pytest.raises(ProtocolError, match="bytes, must be at most 65536"):
+        encode(Command(1, "add_port", {"device": text}))
 
 
 def test_another_version_is_named() -> None:

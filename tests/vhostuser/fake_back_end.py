@@ -67,10 +67,10 @@ class FakeBackEnd:
             raise WorkerError("the worker is dead")
         self.log.append("pause")
 
-    async def resume(self, relay: int) -> None:
+    async def resume(self, relay: int, *, interrupt: bool = False) -> None:
         if self.dead:
             raise WorkerError("the worker is dead")
-        self.log.append("resume")
+        self.log += ["interrupt", "resume"] if interrupt else ["resume"]
 
     def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
         return self.saved.get(ring)

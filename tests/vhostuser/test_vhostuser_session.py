@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import struct
@@ -205,8 +206,7 @@ def test_replay_restores_the_session(broker: BrokerThread, back: FakeBackEnd, to
         table = next(m for m in back.messages if m.request == Request.SET_MEM_TABLE)
         assert table.payload == vm.memory_table()
         assert {"SET_LOG_BASE", "NET_SET_MTU", "SET_STATUS", "SET_OWNER", "SET_FEATURES"} <= set(back.log)
-        assert back.log[-2:] == ["GET_FEATURES", "resume"]
-        assert all(vm.rings[i].calls() == 1 for i in (0, 1, 3)), "interrupted for what the dead worker did not tell"
+        assert back.log[-3:] == ["GET_FEATURES", "interrupt", "resume"], "what the dead worker did not tell"
         vm.wire.sock.settimeout(10)
         assert vm.stop_ring(1) == 65535
 
@@ -394,3 +394,32 @@ def test_front_end_that_does_not_read_its_answers(back: FakeBackEnd, socket_dir,
         silent.close()
     finally:
         thread.stop()
+
+
+@pytest.mark.parametrize("regions", [1, 3])
+def test_without_descriptors_left_the_front_end_is_cut_off_in_one_line(
+    broker: BrokerThread, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, regions: int
+) -> None:
+    """They run out in the middle of a memory table; nothing is left open, and another front end is served."""
+    path = broker.open()
+    duplicate = os.dup
+    with FrontEnd(path, memory=GuestMemory(count=regions)) as vm:
+        vm.handshake()
+        vm.barrier()
+        left = [regions - 1]
+
+        def dup(fd: int) -> int:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return duplicate(fd)
+
+        monkeypatch.setattr(os, "dup", dup)
+        vm.set_memory()
+        assert vm.wire.is_closed()
+        monkeypatch.undo()
+    wait_until(lambda: "is cut off: [Errno 24] Too many open files" in caplog.text, "logged")
+    assert "Traceback" not in caplog.text
+    with FrontEnd(path) as vm:
+        vm.handshake()
+        vm.barrier()

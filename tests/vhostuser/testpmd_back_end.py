@@ -54,7 +54,7 @@ class TestpmdBackEnd:
     async def pause(self, relay: int) -> None:
         self.calls.append("pause")
 
-    async def resume(self, relay: int) -> None:
+    async def resume(self, relay: int, *, interrupt: bool = False) -> None:
         self.calls.append("resume")
 
     def saved_position(self, relay: int, ring: int) -> SavedPosition | None:

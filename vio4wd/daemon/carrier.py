@@ -170,9 +170,9 @@ class Carrier:
         """See BackEnd.pause."""
         await _slot(self._relays[relay]).call("pause", relay=relay)
 
-    async def resume(self, relay: int) -> None:
+    async def resume(self, relay: int, *, interrupt: bool = False) -> None:
         """See BackEnd.resume."""
-        await _slot(self._relays[relay]).call("resume", relay=relay)
+        await _slot(self._relays[relay]).call("resume", relay=relay, interrupt=interrupt)
 
     def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
         """See BackEnd.saved_position."""
@@ -192,7 +192,8 @@ class Carrier:
             self._relays[number].vf_up = False
             self._relays[number].guest_up = False
             self._save_positions(number)
-        self._broker.worker_lost(sorted(slot.relays))
+        culprits = [number for number in sorted(slot.relays) if self._table.died_of(number)]
+        self._broker.worker_lost(sorted(slot.relays), crashed=slot.process.crashed, culprits=culprits)
 
     async def worker_back(self, slot: Slot) -> None:
         """See Listener.worker_back: VFs first, then sessions, every relay by itself."""
@@ -209,6 +210,9 @@ class Carrier:
                 state.numa_node = event.args["numa_node"]
         elif event.event == "lane_fault":
             log.warning("relay %(relay)d: %(direction)s lane of queue pair %(queue_pair)d: %(message)s", event.args)
+        elif event.event == "guest_blocks":
+            if self._relays[event.args["relay"]].slot is slot:
+                self._broker.offended(event.args["relay"], event.args["message"])
         elif event.event == "vf_lost":
             state = self._relays[event.args["relay"]]
             if state.slot is slot:

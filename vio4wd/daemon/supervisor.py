@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 
 STATUS_INTERVAL_S = 5.0
 
+SESSIONS_LIMIT_S = 0.1
+"""How long workers that are to be stopped have to forget their guests' sessions in good order."""
+
 
 @dataclass(frozen=True)
 class _Core:
@@ -132,8 +135,7 @@ class Supervisor:
         broker = Broker(relays.carrier, private, on_change=relays.carrier.front_end_changed)
         workers = Workers(self._worker_options, table, relays.carrier)
         relays.connect(workers, broker)
-        stack.push_async_callback(workers.stop)
-        stack.push_async_callback(broker.shutdown)
+        stack.push_async_callback(_stop_core, broker, workers)
         stack.push_async_callback(relays.carrier.close)
         await workers.start()
         return _Core(relays, workers, broker)
@@ -221,3 +223,11 @@ def _reloading(what: str) -> Iterator[None]:
         log.error("%s: not everywhere as in the configuration: %s", what, error)
     except Exception:
         log.exception("%s: not as in the configuration", what)
+
+
+async def _stop_core(broker: Broker, workers: Workers) -> None:
+    """Cut front ends off, then end the workers; one that hangs is not waited for to forget its sessions first."""
+    closing = asyncio.create_task(broker.shutdown())
+    await asyncio.wait({closing}, timeout=SESSIONS_LIMIT_S)
+    await workers.stop()
+    await closing

@@ -101,6 +101,7 @@ class Eal:
         _check_cpus(options)
         _check_huge_dir(options.huge_dir)
         _check_token(options.vfio_vf_token)
+        os.sched_setaffinity(0, {options.main_cpu})  # for threads that are made before the EAL binds this one
         dpdk = load()
         log = LogStream.open(dpdk)
         arguments = ["virtio-forwarder", *options.arguments("bus_pci" in dpdk.drivers)]

@@ -15,6 +15,7 @@ from vio4wd.dpdk_ffi.loader import Dpdk, load
 from vio4wd.dpdk_ffi.mempool import Mempool
 
 _LOG = logging.getLogger(__name__)
+_MODES = ("promiscuous", "allmulticast")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class EthPort:
         if port_id is None:
             new = sorted(set(ports(dpdk)) - before)
             if not new:
+                _take_back(dpdk, name)
                 raise DpdkError("rte_dev_probe", errno.ENODEV, devargs, ["the device has no port"])
             port_id = new[0]
         port_events.forget(port_id, name)
@@ -209,7 +211,13 @@ class EthPort:
         self._dpdk.call(self.name, "rte_eth_dev_stop", self.port_id)
 
     def close(self) -> None:
-        """Stop the port and free its queues and its number; the device stays attached."""
+        """Stop the port and free its queues and its number; the device stays attached.
+
+        Modes that we, or a bond, switched on are switched off first: the interface behind the device may outlive it.
+        """
+        for mode in _MODES:
+            if self._dpdk.call(self.name, f"rte_eth_{mode}_get", self.port_id) == 1:
+                self._switch(mode, False, logging.DEBUG)  # some that cannot say that they have it
         self.stop()
         self._dpdk.call(self.name, "rte_eth_dev_close", self.port_id)
 
@@ -237,12 +245,12 @@ class EthPort:
         """Receive all multicast frames, or not; False where the device cannot, or its PF does not let it."""
         return self._switch("allmulticast", on)
 
-    def _switch(self, mode: str, on: bool) -> bool:
+    def _switch(self, mode: str, on: bool, level: int = logging.INFO) -> bool:
         """Drivers of VFs have many errors for the refusal of a PF, and none of them means more than that."""
         try:
             self._dpdk.call(self.name, f"rte_eth_{mode}_{'enable' if on else 'disable'}", self.port_id)
         except DpdkError as error:
-            _LOG.info("%s", error)
+            _LOG.log(level, "%s", error)
             return False
         return True
 
@@ -310,6 +318,15 @@ def _enable_vfio(dpdk: Dpdk) -> None:
         return
     with contextlib.suppress(DpdkError):  # told by the probe of a device that needs it
         dpdk.call("vfio", "rte_vfio_enable", b"vfio")
+
+
+def _take_back(dpdk: Dpdk, name: str) -> None:
+    """Detach a device that was attached and is no port."""
+    bus = b"pci" if pci.is_pci(name) else b"vdev"
+    try:
+        dpdk.call(name, "rte_eal_hotplug_remove", bus, name.encode())
+    except DpdkError as error:
+        _LOG.warning("a device without a port stays attached: %s", error)
 
 
 def find_port(dpdk: Dpdk, name: str) -> int | None:

@@ -30,6 +30,7 @@ class Channel:
 
         Raises:
             OSError: the supervisor is gone, or has not read for SEND_LIMIT_S.
+            ProtocolError: the message is too long.
         """
         with self._lock:
             self._connection.send(encode(message))
@@ -56,7 +57,7 @@ class ChannelLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record."""
-        message = self.format(record)[: MAX_MESSAGE_BYTES // 4]
+        message = self.format(record)
         try:
             self._channel.send(Event("log", {"level": record.levelno, "logger": record.name, "message": message}))
         except OSError:

@@ -83,8 +83,9 @@ class Guests:
         session = self._sessions.get(str(path))
         if session is None:
             return
-        session.driver.unregister()
-        self._stop(session)
+        with self._lanes.working(relay):
+            session.driver.unregister()
+            self._stop(session)
         del self._sessions[str(path)]
         self._lanes.set(relay, paused=False)
 
@@ -101,7 +102,17 @@ class Guests:
         """Read the relay's rings from rte_vhost anew, if a guest is running."""
         for session in list(self._sessions.values()):
             if session.relay == relay:
-                self._update(session)
+                with self._lanes.working(relay):
+                    self._update(session)
+
+    def interrupt(self, relay: int) -> None:
+        """Interrupt the relay's guest for what a dead worker used and did not tell, where it wants interrupts."""
+        guest = self._lanes.sides(relay).guest
+        if guest is not None:
+            with self._lanes.working(relay):
+                for ring in guest.rings:
+                    if ring.enabled:
+                        VhostDevice(guest.vid).call_guest(ring.index)
 
     # rte_vhost's callbacks
 

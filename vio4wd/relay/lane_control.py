@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vio4wd.dpdk_ffi.mempool import flush
 from vio4wd.dpdk_ffi.vhost import Region, VringInfo
+from vio4wd.relay.blame import Notes
 from vio4wd.relay.direct.attach import DirectRings
 from vio4wd.relay.direct.rings import F_RING_PACKED, NET_F_MRG_RXBUF
 from vio4wd.relay.interface import RelayCpus
-from vio4wd.relay.lanes import QUEUE_PAIRS, Direction, LaneMode, LaneTable, lane_index, relay_lanes
+from vio4wd.relay.lanes import LANE_STRIDE, QUEUE_PAIRS, Direction, LaneMode, LaneTable, lane_index, relay_lanes
 from vio4wd.relay.lcores import Lcores
 
 
@@ -122,8 +124,9 @@ class LaneControl:
     ``longest`` is how many bytes a frame for a VF may have.
     """
 
-    def __init__(self, table: LaneTable, lcores: Lcores, rings: DirectRings, *, longest: int) -> None:
+    def __init__(self, table: LaneTable, lcores: Lcores, rings: DirectRings, notes: Notes, *, longest: int) -> None:
         self._table = table
+        self._notes = notes
         self._longest = longest
         self._rings = rings
         self._lcores = lcores
@@ -146,12 +149,32 @@ class LaneControl:
             state = self._relays.setdefault(relay, _Relay())
             after = edit(state.sides)
             if after != state.sides:
-                self._switch(relay, state, after)
+                with self.working(relay):
+                    self._switch(relay, state, after)
                 state.sides = after
 
     def set(self, relay: int, **fields: object) -> None:
         """``change`` that replaces the named fields of RelaySides."""
         self.change(relay, lambda sides: replace(sides, **fields))  # type: ignore[arg-type]
+
+    def working(self, relay: int) -> AbstractContextManager[None]:
+        """To be held while the calling thread has to do with a relay's guest, who is to blame for the end of it."""
+        return self._notes.working(self._table.address + relay_lanes(relay).start * LANE_STRIDE)
+
+    def call_fds(self) -> dict[int, int]:
+        """The descriptors by which guests are interrupted, with their relays. Takes no lock: its holder may hang."""
+        sides = [(relay, state.sides) for relay, state in list(self._relays.items())]
+        sides.sort(key=lambda entry: not entry[1].paused)  # what is being changed may be out of date
+        return {
+            ring.info.callfd: relay
+            for relay, side in sides
+            for ring in (side.guest.rings if side.guest else ())
+            if ring.info is not None and ring.info.callfd >= 0
+        }
+
+    def rest(self, relay: int) -> None:
+        """Switch a relay's lanes off without waiting for them, until its sides change. Takes no lock, see above."""
+        self._table.lanes["mode"][relay_lanes(relay).start : relay_lanes(relay).stop] = LaneMode.OFF
 
     def faults(self) -> list[LaneFault]:
         """The lanes whose guests have broken a rule of their rings since the last time; these lanes rest."""
@@ -239,6 +262,7 @@ class LaneControl:
             record["mergeable"] = sides.guest.mergeable
             record["ring"] = lane.ring.index
             record["ring_size"] = lane.ring.size
+            record["descriptors"] = lane.ring.info.desc if lane.ring.info else 0
 
     @staticmethod
     def _cpu(index: int, sides: RelaySides) -> int | None:

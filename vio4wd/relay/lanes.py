@@ -80,10 +80,12 @@ LANE = np.dtype(
         ("burst_queue", "i8"),  # its first argument
         ("mempool", "i8"),  # struct rte_mempool * for packets from the guest
         ("longest", "i8"),  # bytes of the longest frame that the VF may be given
+        ("descriptors", "i8"),  # where a packed ring of the guest lies
         ("packed", "i4"),  # the guest's rings are packed
         ("mergeable", "i4"),  # VIRTIO_NET_F_MRG_RXBUF
         ("ring_size", "i4"),
         ("engine", "i4"),
+        ("fatal", "i4"),  # 1: a worker died while it worked this lane; the supervisor takes it back
         ("refusals", "i4"),  # polls in a row that moved nothing of what is held
         (
             "pulse",
@@ -160,6 +162,14 @@ class LaneTable:
         """The lanes of one direction of a relay, by queue pair; a view."""
         first = lane_index(relay, 0, direction)
         return self.lanes[first : first + 2 * QUEUE_PAIRS : 2]
+
+    def died_of(self, relay: int) -> bool:
+        """Whether a worker died while it worked this relay's lanes, since this was asked last."""
+        fatal = self.lanes["fatal"][relay_lanes(relay).start : relay_lanes(relay).stop]
+        died = bool(fatal.any())
+        if died:
+            fatal[:] = 0
+        return died
 
     def counters(self, relay: int, direction: Direction) -> DirectionCounters:
         """The counters of one direction, summed over its queue pairs."""

@@ -30,6 +30,7 @@ LCORE = np.dtype(
         ("sleep_us", "i4"),  # current sleep
         ("own_address", "i8"),  # where this record lies
         ("lcore", "i8"),  # EAL's number of the lcore
+        ("note", "i8"),  # where the loop notes its thread and the lane that it is in, see blame
         *[(name, "i8") for name in FUNCTIONS],
     ],
     align=True,

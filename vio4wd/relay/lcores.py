@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from vio4wd.dpdk_ffi.eal import Eal
 from vio4wd.errors import WorkerError
+from vio4wd.relay.blame import Notes
 from vio4wd.relay.lcore_record import LCORE, LIST_LENGTH
 
 log = logging.getLogger(__name__)
@@ -40,17 +41,21 @@ class _Lcore:
 class Lcores:
     """Runs the loop on every worker lcore of an initialised EAL.
 
-    ``functions`` maps fields of the lcore record to function addresses; ``lanes_address`` is where the table is mapped.
+    ``functions`` maps fields of the lcore record to function addresses; the first of ``notes`` are the lcores';
+    ``lanes_address`` is where the table is mapped.
     """
 
-    def __init__(self, eal: Eal, functions: Mapping[str, int], lanes_address: int, *, idle_sleep_max_us: int) -> None:
+    def __init__(
+        self, eal: Eal, functions: Mapping[str, int], notes: Notes, lanes_address: int, *, idle_sleep_max_us: int
+    ) -> None:
         self._eal = eal
         self._cores: dict[int, _Lcore] = {}
-        for cpu, lcore in eal.worker_lcores.items():
+        for number, (cpu, lcore) in enumerate(eal.worker_lcores.items()):
             record = np.zeros(1, LCORE)
             lists = np.zeros((2, LIST_LENGTH), np.int32)
             record["own_address"] = record.ctypes.data
             record["lcore"] = lcore
+            record["note"] = notes.address(number)
             record["lanes"] = lanes_address
             record["list"] = lists[0].ctypes.data
             record["idle_sleep_max_us"] = idle_sleep_max_us

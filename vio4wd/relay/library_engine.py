@@ -11,13 +11,17 @@ from typing import Any
 import numba
 from numba import types
 
+from vio4wd.relay.direct.guest_memory import fetch16
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS
-from vio4wd.relay.native import load32, load64, native, store64
+from vio4wd.relay.native import load16, load32, load64, native, stack_space, store64
 
 HELD = LANE_RECORD_OFFSETS["held"]
 
 # Offset in struct rte_mbuf (rte_mbuf_core.h); the worker checks it against the layout of the DPDK that it loaded.
 MBUF_PKT_LEN = 36
+
+_DESCRIPTOR_BYTES, _DESCRIPTOR_FLAGS = 16, 14  # of a packed ring's descriptor: its size, where its flags are
+_WRAP = 1 << 15
 
 REFUSALS_BEFORE_OVERSIZE = 64
 """Polls in a row that a ring must refuse a packet before the engine asks whether it could ever fit."""
@@ -30,6 +34,9 @@ _enqueue = native(types.uint16, types.int32, types.uint16, types.intp, types.uin
 _dequeue = native(types.uint16, types.int32, types.uint16, types.intp, types.intp, types.uint16)
 # uint16_t rte_vhost_avail_entries(int vid, uint16_t queue)
 _available = native(types.uint16, types.int32, types.uint16)
+# int rte_vhost_get_vring_base(int vid, uint16_t queue, uint16_t *last_avail, uint16_t *last_used)
+_get_base = native(types.int32, types.int32, types.uint16, types.intp, types.intp)
+_bases = stack_space(4)
 # void rte_pktmbuf_free_bulk(struct rte_mbuf **, unsigned int)
 _free_bulk = native(types.void, types.intp, types.uint32)
 
@@ -113,18 +120,23 @@ def _release(lane: Any, packets: int, count: int) -> Any:
 
 
 @numba.njit(error_model="numpy")
-def _drop_oversize(core: Any, lane: Any, packets: int) -> Any:
-    """Drop the first held packet if the guest's ring, as full of buffers as it can be, still refuses it."""
-    free = _available(core.available, lane.vid, types.uint16(lane.ring))
-    needed = lane.ring_size if lane.mergeable else 1
-    if lane.packed or free < needed:
-        return 0
-    first = packets + 8 * lane.held_head
-    _free_bulk(core.free_bulk, first, types.uint32(1))
-    size = _release(lane, packets, 1)
-    lane.queue_full_pkts += 1
-    lane.queue_full_bytes += size
-    return 1
+def _offered_packed(core: Any, lane: Any, needed: int) -> Any:
+    """Whether a packed ring has so many descriptors for the device: the last of them says so (VIRTIO 1.2, 2.8.1)."""
+    bases = _bases()
+    _get_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
+    position = load16(bases)
+    slot, wrap = (position & ~_WRAP) + needed - 1, position >> 15
+    if slot >= lane.ring_size:
+        slot, wrap = slot - lane.ring_size, wrap ^ 1
+    flags = fetch16(lane.descriptors + _DESCRIPTOR_BYTES * slot + _DESCRIPTOR_FLAGS)
+    return (flags >> 7 & 1) == wrap and (flags >> 15 & 1) != wrap
+
+
+@numba.njit(error_model="numpy")
+def _offered(core: Any, lane: Any, needed: int) -> Any:
+    if lane.packed:
+        return _offered_packed(core, lane, needed)
+    return _available(core.available, lane.vid, types.uint16(lane.ring)) >= needed
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -145,6 +157,22 @@ def _send(core: Any, lane: Any, packets: int) -> Any:
         lane.sent_pkts += count
         lane.sent_bytes += size
     return count
+
+
+@numba.njit(error_model="numpy")
+def _drop_oversize(core: Any, lane: Any, packets: int) -> Any:
+    """Drop the first held packet if the guest's ring, as full of buffers as it can be, still refuses it."""
+    if not _offered(core, lane, types.intp(lane.ring_size) if lane.mergeable else types.intp(1)):
+        return 0
+    sent = _send(core, lane, packets)  # the buffers may have come since it was refused
+    if sent:
+        return types.intp(sent)
+    first = packets + 8 * lane.held_head
+    _free_bulk(core.free_bulk, first, types.uint32(1))
+    size = _release(lane, packets, 1)
+    lane.queue_full_pkts += 1
+    lane.queue_full_bytes += size
+    return 1
 
 
 @numba.njit(error_model="numpy")

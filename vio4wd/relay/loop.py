@@ -14,10 +14,11 @@ from numba import types
 
 from vio4wd.dpdk_ffi.compiled import compile_function
 from vio4wd.relay import library_engine
+from vio4wd.relay.blame import LANE_OF_NOTE
 from vio4wd.relay.direct import engine as direct_engine
 from vio4wd.relay.lanes import LANE_RECORD_OFFSETS, LANE_STRIDE, Engine, LaneMode
 from vio4wd.relay.lcore_record import LCORE
-from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc
+from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc, store64, thread_id
 from vio4wd.relay.records import core_at, lane_at
 
 IDLE_STEP_US = 1000
@@ -55,6 +56,7 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
         mode = load32_acquire(address + _MODE)
         if mode == _OFF:
             continue
+        store64(core.note + LANE_OF_NOTE, address)
         lane = lane_at(address)
         if mode == _FORWARD:
             ready += 1
@@ -75,6 +77,7 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
             if count:
                 lane.cycles += types.uint64(MEASURED_ROUNDS) * (now - begin)
             begin = now
+    store64(core.note + LANE_OF_NOTE, 0)
     return moved, ready
 
 
@@ -90,6 +93,7 @@ def _rest(core: Any, ready: int, idle: int) -> None:
 
 def _loop(address: int) -> int:
     core = core_at(address)
+    store64(core.note, thread_id())
     idle = 0
     while load32_acquire(address + _STOP) == 0:
         core.epoch += 1

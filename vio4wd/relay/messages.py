@@ -11,9 +11,10 @@ add_port        relay, device | bond, degraded (false)             numa_node; de
 remove_port     relay
 attach          relay, path                                        once the session's socket is registered
 detach          relay, path
-pause, resume   relay
+pause           relay
+resume          relay, interrupt (false)                           interrupt: the guest is interrupted first
 place           relay, vf_cpu, virtio_cpu
-set_log_level   level (0..7)
+set_log_level   level (Python's)
 stop                                                               after everything is released; then the worker exits
 =============== ================================================== =====================================================
 
@@ -25,6 +26,7 @@ failed          message: the worker could not start, and exits
 log             level (Python's), logger, message
 guest           relay, connected (bool), numa_node
 lane_fault      relay, queue_pair, direction, message
+guest_blocks    relay, message: its front end is to be cut off; its lanes are off until then
 vf_lost         relay, message: the VF is of no use until it is removed and added again
 =============== ====================================================================================================
 """
@@ -40,6 +42,9 @@ from vio4wd.errors import ProtocolError
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 65536
+
+MAX_TEXT = 4000
+"""Characters of an error or log text, which is cut there; JSON makes up to twelve bytes of one."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +78,29 @@ Message = Command | Reply | Event
 
 
 def encode(message: Message) -> bytes:
-    """The packet for a message."""
+    """The packet for a message. Texts that are too long are cut.
+
+    Raises:
+        ProtocolError: the message is too long all the same.
+    """
     body: dict[str, Any] = {"v": VERSION}
     if isinstance(message, Command):
         body |= {"id": message.id, "op": message.op, "args": message.args}
     elif isinstance(message, Event):
-        body |= {"event": message.event, "args": message.args}
+        texts = {"message": _cut(message.args["message"])} if "message" in message.args else {}
+        body |= {"event": message.event, "args": message.args | texts}
     elif message.error_kind is None:
         body |= {"re": message.re, "result": message.result}
     else:
-        body |= {"re": message.re, "error": {"kind": message.error_kind, "message": message.error_message}}
-    return json.dumps(body, separators=(",", ":")).encode()
+        body |= {"re": message.re, "error": {"kind": message.error_kind, "message": _cut(message.error_message)}}
+    packet = json.dumps(body, separators=(",", ":")).encode()
+    if len(packet) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"a worker message of {len(packet)} bytes, must be at most {MAX_MESSAGE_BYTES}")
+    return packet
+
+
+def _cut(text: Any) -> Any:
+    return text if not isinstance(text, str) or len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
 
 
 def decode(packet: bytes) -> Message:

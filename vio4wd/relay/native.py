@@ -156,6 +156,49 @@ read_tsc: Any = intrinsic(_read_tsc)
 """``read_tsc()`` for compiled code: the time stamp counter, in cycles."""
 
 
+def _global(module: Any, name: str) -> Any:
+    if name in module.globals:
+        return module.globals[name]
+    return ir.GlobalVariable(module, _I64, name)
+
+
+def external_address(name: str) -> Any:
+    """Make ``address()`` for compiled code: where the data of that name lies, which ``llvm.add_symbol`` told."""
+
+    def address(typing: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.ptrtoint(_global(builder.module, name), _I64)
+
+        return types.intp(), generate
+
+    return intrinsic(address)
+
+
+def _thread_id(typing: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.sext(builder.call(cgutils.get_or_insert_function(builder.module, kind, "gettid"), ()), _I64)
+
+    return types.intp(), generate
+
+
+thread_id: Any = intrinsic(_thread_id)
+"""``thread_id()`` for compiled code: Linux's id of the calling thread (gettid(2))."""
+
+
+def _raise_signal(typing: Any, number: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "raise"), list(values))
+        return context.get_dummy_value()
+
+    return types.void(types.int32), generate
+
+
+raise_signal: Any = intrinsic(_raise_signal)
+"""``raise_signal(number)`` for compiled code: send a signal to the calling thread (raise(3))."""
+
+
 def _fence(typing: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         builder.fence("seq_cst")

@@ -6,6 +6,7 @@ import sys
 
 from vio4wd.dpdk_ffi.compiled import kept
 from vio4wd.dpdk_ffi.log_writer import compile_writer
+from vio4wd.relay.blame import Notes
 from vio4wd.relay.compiled_cache import use_cache
 from vio4wd.relay.loop import compile_loop
 
@@ -16,6 +17,7 @@ def main() -> int:
         return 1
     compile_writer()
     compile_loop(cached=True)
+    Notes(0).watch(cached=True)
     return 0 if kept() else 1
 
 

@@ -22,6 +22,7 @@ from vio4wd.dpdk_ffi.loader import load
 from vio4wd.dpdk_ffi.log import LogLevel
 from vio4wd.errors import ForwarderError, ProtocolError
 from vio4wd.relay import mbuf
+from vio4wd.relay.blame import Notes
 from vio4wd.relay.channel import Channel, ChannelLogHandler
 from vio4wd.relay.compiled_cache import use_cache
 from vio4wd.relay.direct.attach import DirectRings
@@ -34,6 +35,7 @@ from vio4wd.relay.lcores import Lcores
 from vio4wd.relay.loop import compile_loop
 from vio4wd.relay.messages import Command, Event, Reply, attachment_from_json
 from vio4wd.relay.ports import PortError, Ports, longest_frame
+from vio4wd.relay.watchdog import FREEING_SIGNAL, CallWatchdog
 from vio4wd.relay.work_thread import WorkThread
 from vio4wd.relay.worker_options import WorkerOptions
 
@@ -44,6 +46,9 @@ CLOSE_LIMIT_S = 1.8
 
 FAULT_POLL_S = 0.25
 """How often lanes are looked at for broken rings."""
+
+
+WAKEUP_BYTES = 4096
 
 
 class Worker:
@@ -69,9 +74,10 @@ class Worker:
                 )
             )
         functions = {field: dpdk.address(symbol) for field, symbol in FUNCTIONS.items()}
-        self._lcores = Lcores(self._eal, functions, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
+        notes = Notes(len(options.worker_cpus))
+        self._lcores = Lcores(self._eal, functions, notes, table.address, idle_sleep_max_us=options.idle_sleep_max_us)
         self._lanes = LaneControl(
-            table, self._lcores, DirectRings(options.ring_engine), longest=longest_frame(options.mtu)
+            table, self._lcores, DirectRings(options.ring_engine), notes, longest=longest_frame(options.mtu)
         )
         self._ports = Ports(self._lanes, mtu=options.mtu, in_use=self._has_guest)
         self._port_thread = WorkThread("ports")
@@ -80,7 +86,10 @@ class Worker:
             self._lanes, self._ports.mempool, self._guest_changed, self._guest_later, options.disabled_features
         )
         self._loop = compile_loop(cached=cached)
+        notes.watch(cached=cached)
         self._lcores.start(self._loop.address)
+        self._watchdog = CallWatchdog(self._lanes.call_fds, self._lanes.rest, self._guest_blocked)
+        self._watchdog.start()
         ready = {"pid": os.getpid(), "abi": dpdk.abi, "dpdk": dpdk.version, "tsc_hz": self._eal.tsc_hz}
         channel.send(Event("ready", ready | {"max_ports": dpdk.max_ports}))
 
@@ -124,6 +133,7 @@ class Worker:
         self._guests.close()
         self._ports.close()
         self._lcores.stop()
+        self._watchdog.stop()
         self._eal.cleanup()
 
     def _run(self, command: Command, operation: Callable[..., dict[str, Any] | None]) -> None:
@@ -143,6 +153,10 @@ class Worker:
 
     def _guest_changed(self, relay: int, connected: bool, numa_node: int) -> None:
         self._channel.send(Event("guest", {"relay": relay, "connected": connected, "numa_node": numa_node}))
+
+    def _guest_blocked(self, relay: int, fd: int) -> None:
+        message = f"it holds the worker up: the counter of a call eventfd is full, and writing to it blocks (fd {fd})"
+        self._channel.send(Event("guest_blocks", {"relay": relay, "message": message}))
 
     def _guest_later(self, function: Callable[[int], None], relay: int) -> None:
         def guarded() -> None:
@@ -171,8 +185,10 @@ class Worker:
     def _pause(self, relay: int) -> None:
         self._lanes.set(relay, paused=True)
 
-    def _resume(self, relay: int) -> None:
+    def _resume(self, relay: int, interrupt: bool = False) -> None:
         self._guests.refresh(relay)
+        if interrupt:
+            self._guests.interrupt(relay)
         self._lanes.set(relay, paused=False)
 
     def _place(self, relay: int, vf_cpu: int, virtio_cpu: int) -> None:
@@ -210,8 +226,10 @@ def _serve(worker: Worker, channel: Channel, wakeup: socket.socket) -> None:
             worker.report_lost_vfs()
             for key, _ in selector.select(FAULT_POLL_S):
                 if key.fileobj is wakeup:
-                    log.info("worker stops on a signal")
-                    return
+                    if signal.SIGTERM in wakeup.recv(WAKEUP_BYTES):
+                        log.info("worker stops on a signal")
+                        return
+                    continue
                 message = channel.receive()
                 if message is None or (isinstance(message, Command) and not worker.handle(message)):
                     return
@@ -224,6 +242,7 @@ def main() -> int:
     signalled.setblocking(False)
     signal.set_wakeup_fd(signalled.fileno())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(FREEING_SIGNAL, lambda *_: None)
     try:
         options = WorkerOptions.decode(sys.argv[3])
         logging.basicConfig(level=options.log_level, handlers=[ChannelLogHandler(channel)], format="%(message)s")
@@ -232,12 +251,16 @@ def main() -> int:
         channel.send(Event("failed", {"message": str(error)}))
         return 1
     signal.signal(signal.SIGTERM, lambda *_: None)  # until here it has ended the process at once
+    status = 0
     try:
         _serve(worker, channel, wakeup)
+    except ProtocolError as error:
+        log.error("the worker ends, since it cannot read a command: %s", error)
+        status = 1
     finally:
         signal.setitimer(signal.ITIMER_REAL, CLOSE_LIMIT_S)  # SIGALRM's default action ends a process that hangs
         worker.close()
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import vio4wd
 from vio4wd.errors import ProtocolError, StartupError, WorkerError
+from vio4wd.relay.fatal_signals import FATAL_SIGNALS
 from vio4wd.relay.messages import MAX_MESSAGE_BYTES, Command, Event, Reply, decode, encode
 from vio4wd.relay.worker_options import WorkerOptions
 
@@ -27,6 +28,10 @@ STOP_LIMIT_S = 2.0
 """How long a worker may take to end: to release everything, or, while it starts, until EAL has started."""
 
 CALL_LIMIT_S = 10.0
+
+
+_NO_POOL = {"OPENBLAS_NUM_THREADS": "1"}
+"""numpy would start a thread for each CPU, and none of them is ever used."""
 
 
 class CommandError(WorkerError):
@@ -73,6 +78,11 @@ class WorkerProcess:
         """Whether commands can be sent."""
         return self._channel is not None
 
+    @property
+    def crashed(self) -> bool:
+        """Whether it has died by a signal that a fault of its own raises, not one that somebody sent."""
+        return self._process is not None and -(self._process.returncode or 0) in FATAL_SIGNALS
+
     async def start(self) -> None:
         """Start the process and wait until it is ready.
 
@@ -94,7 +104,7 @@ class WorkerProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "vio4wd.relay.worker", *arguments,
                 pass_fds=(theirs.fileno(), self._lanes_fd), stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**_NO_POOL, **os.environ, "PYTHONPATH": path},
                 process_group=0,  # Ctrl-C in a terminal is for the supervisor, which stops its workers
             )  # fmt: skip
             undo.pop_all()
@@ -119,7 +129,8 @@ class WorkerProcess:
 
         Raises:
             CommandError: the worker refused.
-            WorkerError: the worker has ended, or did not answer in time (it is killed then, since it hangs).
+            WorkerError: the worker has ended, the command is too long for it, or it did not answer in time (it is
+                killed then, since it hangs).
         """
         if self._channel is None:
             raise WorkerError(f"{self._options.name} is not running")
@@ -136,6 +147,8 @@ class WorkerProcess:
             raise WorkerError(f"{self._options.name} did not answer {op} within {limit_s:.0f} s") from None
         except OSError as error:
             raise WorkerError(f"{self._options.name} cannot be reached: {error}") from error
+        except ProtocolError as error:
+            raise WorkerError(f"{op} cannot be asked of {self._options.name}: {error}") from error
         finally:
             self._pending.pop(number, None)
 

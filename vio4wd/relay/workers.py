@@ -118,15 +118,13 @@ class Workers:
             return slot
 
     async def stop(self) -> None:
-        """End all worker processes."""
+        """End all worker processes, those that are being started with the others."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        processes = [slot.process for slot in self._slots]
-        if self._spare is not None:
-            processes.append(self._spare)
-        await asyncio.gather(*(process.stop() for process in processes))
+        ready = self._processes()
+        await asyncio.gather(*self._tasks, *(process.stop() for process in ready), return_exceptions=True)
+        await asyncio.gather(*(process.stop() for process in self._processes() if process not in ready))
 
     async def set_log_level(self, level: int) -> None:
         """Set the log threshold (Python's) of all processes, those of later ones by their options.
@@ -135,12 +133,14 @@ class Workers:
             WorkerError: one did not do it; the others have.
         """
         self._log_level = level
-        processes = [slot.process for slot in self._slots] + ([self._spare] if self._spare else [])
-        told = (process.call("set_log_level", level=level) for process in processes if process.alive)
+        told = (process.call("set_log_level", level=level) for process in self._processes() if process.alive)
         results = await asyncio.gather(*told, return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):
                 raise error
+
+    def _processes(self) -> list[WorkerProcess]:
+        return [slot.process for slot in self._slots] + ([self._spare] if self._spare else [])
 
     def prepare_spare(self) -> None:
         """Have a process ready, in the background, for the next worker that dies or is needed in addition."""

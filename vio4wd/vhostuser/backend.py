@@ -26,8 +26,11 @@ class BackEnd(Protocol):
     async def pause(self, relay: int) -> None:
         """Return once no lane of the relay touches guest memory or rings by itself, until ``resume``."""
 
-    async def resume(self, relay: int) -> None:
-        """Let the lanes of the relay work the rings again, with fresh views of rings and memory."""
+    async def resume(self, relay: int, *, interrupt: bool = False) -> None:
+        """Let the lanes of the relay work the rings again, with fresh views of rings and memory.
+
+        With ``interrupt`` the guest is interrupted first, for what its last back end used and did not tell.
+        """
 
     def saved_position(self, relay: int, ring: int) -> SavedPosition | None:
         """Where a ring was when the last worker died, as that left it in shared memory; None where it did not."""

@@ -142,11 +142,11 @@ class BackLink:
             self.paused = True
             await self._back_end.pause(self.relay)
 
-    async def resume(self) -> None:
-        """Let the lanes go on once the back end has handled all it was sent."""
+    async def resume(self, *, interrupt: bool = False) -> None:
+        """Let the lanes go on once the back end has handled all it was sent; ``interrupt`` is as for BackEnd.resume."""
         if self.paused:
             await self.fence()
-            await self._back_end.resume(self.relay)
+            await self._back_end.resume(self.relay, interrupt=interrupt)
             self.paused = False
 
     async def leave(self) -> None:

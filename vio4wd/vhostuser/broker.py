@@ -23,6 +23,7 @@ _LAST_RETRY_S = 0.8
 _STEADY_SESSION_S = 1.0
 _LEAVING_S = 10.0
 _CANCEL_AGAIN_S = 1.0
+_TELL_AGAIN_S = 60.0
 
 
 class Broker:
@@ -90,15 +91,27 @@ class Broker:
         with contextlib.suppress(OSError):
             self._private_dir.rmdir()
 
-    def worker_lost(self, relays: Iterable[int]) -> None:
+    def worker_lost(self, relays: Iterable[int], *, crashed: bool = False, culprits: Iterable[int] = ()) -> None:
         """The worker that carried these relays died: keep the front ends that are there until ``replay``.
 
         Front ends that come later try to attach, and so find out for themselves whether there is a worker again.
+
+        ``culprits`` are the relays whose guests it died of. Where none is known of a worker that ``crashed`` by itself,
+        those are to blame whose front ends had asked something of it that it had not answered.
         """
-        for relay in relays:
-            session = self._session(relay)
-            if session is not None:
-                session.worker_lost()
+        sessions = {relay: session for relay in relays if (session := self._session(relay)) is not None}
+        guilty = set(culprits)
+        if crashed and not guilty:
+            guilty = {relay for relay, session in sessions.items() if session.unanswered}
+        for relay, session in sessions.items():
+            session.worker_lost(cleared=bool(guilty) and relay not in guilty)
+        for relay in guilty & self._ports.keys():
+            self._ports[relay].offended("a worker process died of what its guest did", ends=False)
+
+    def offended(self, relay: int, offence: str) -> None:
+        """A relay's guest did something to its worker, which is alive, for which its front end is to be cut off."""
+        if relay in self._ports:
+            self._ports[relay].offended(offence, ends=True)
 
     async def release(self, relay: int) -> None:
         """Take a relay's session from its living worker, for a move to another one, where ``replay`` then puts it.
@@ -173,6 +186,9 @@ class _Port:
         self._listener = listener
         self._serving: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(supervised(f"socket {endpoint.path} of relay {relay}", self._await_front_ends))
+        # When its front ends' guests did something to a worker, and when it was last told that others are refused.
+        self._offences: list[float] = []
+        self._refusal_told = -_TELL_AGAIN_S
 
     async def close(self) -> None:
         """End all tasks; the front end is cut off, the socket removed."""
@@ -190,6 +206,34 @@ class _Port:
             await self._accept(self._listener.sock)
         else:
             await self._connect()
+
+    def offended(self, offence: str, *, ends: bool) -> None:
+        """The guest of the front end that is there did something to a worker; ``ends``: that ends the session."""
+        options = self._broker._options
+        self._offences = [*self._recent_offences(), asyncio.get_running_loop().time()]
+        count, most = len(self._offences), options.most_deaths
+        log.warning(
+            "relay %d: %s (%d of %d times in %.0f s)", self._relay, offence, count, most, options.offence_memory
+        )
+        if self.session is not None and (ends or count >= most):
+            self.session.cut_off(offence)
+
+    def _recent_offences(self) -> list[float]:
+        now = asyncio.get_running_loop().time()
+        return [then for then in self._offences if now - then < self._broker._options.offence_memory]
+
+    def _refuses(self) -> bool:
+        """Whether front ends have done too much to workers lately; tells of it now and then."""
+        options, now = self._broker._options, asyncio.get_running_loop().time()
+        recent = self._recent_offences()
+        if len(recent) < options.most_deaths:
+            return False
+        if now - self._refusal_told >= _TELL_AGAIN_S:
+            self._refusal_told = now
+            left = recent[-options.most_deaths] + options.offence_memory - now
+            message = "relay %d: front ends are refused for %.0f s: %d times their guests did something to a worker"
+            log.warning(message, self._relay, left, len(recent))
+        return True
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -247,7 +291,10 @@ class _Port:
             delay = min(2 * delay, _LAST_RETRY_S)
 
     async def _serve(self, sock: socket.socket) -> None:
-        """Run a session on a connected socket until it ends."""
+        """Run a session on a connected socket until it ends, unless front ends are refused here."""
+        if self._refuses():
+            sock.close()
+            return
         try:
             session = self._broker._make_session(self._relay, sock)
         except Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vio4wd.errors import ProtocolError
@@ -165,11 +165,6 @@ class SessionRecord:
                 yield codec.ring_message(Request.SET_VRING_ENABLE, index, ring.enabled)
         yield from self._kept(Request.SET_STATUS)
 
-    def call_fds(self) -> list[int]:
-        """The call descriptors of running rings."""
-        fds = [ring.fds.get(Request.SET_VRING_CALL, -1) for ring in self.rings.values() if ring.started]
-        return [fd for fd in fds if fd >= 0]
-
     def close(self) -> None:
         """Forget everything and close the record's descriptors."""
         self._reset(keep_memory=False)
@@ -200,8 +195,9 @@ class SessionRecord:
                 ring.set_fd(Request(message.request), os.dup(message.fds[0]) if message.fds else -1)
 
     def _set_table(self, message: Message) -> None:
+        fds = _duplicates(message.fds)
         codec.close_fds(fd for _, fd in self.regions)
-        self.regions = [(region, os.dup(fd)) for region, fd in zip(codec.regions_of(message), message.fds, strict=True)]
+        self.regions = list(zip(codec.regions_of(message), fds, strict=True))
         self._has_table = True
 
     def _find(self, wanted: Region) -> int | None:
@@ -227,12 +223,11 @@ class SessionRecord:
             self._has_table = False
 
     def _keep(self, message: Message) -> None:
+        kept = Message(message.request, message.payload, _duplicates(message.fds))
         old = self._verbatim.pop(message.request, None)
         if old is not None:
             old.close()
-        self._verbatim[message.request] = Message(
-            message.request, message.payload, tuple(os.dup(fd) for fd in message.fds)
-        )
+        self._verbatim[message.request] = kept
 
     def _kept(self, request: Request) -> Iterator[Message]:
         if request in self._verbatim:
@@ -244,6 +239,18 @@ class SessionRecord:
             yield codec.table_message([region for region, _ in in_table], [fd for _, fd in in_table])
         for region, fd in self.regions[len(in_table) :]:
             yield codec.region_message(Request.ADD_MEM_REG, region, [fd])
+
+
+def _duplicates(fds: Sequence[int]) -> tuple[int, ...]:
+    """Duplicates of descriptors: of all or, with an OSError, of none."""
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))
+    except OSError:
+        codec.close_fds(made)
+        raise
+    return tuple(made)
 
 
 def _replay_ring(index: int, ring: Ring, base_of: RingBase) -> Iterator[Message]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import os
-import select
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from vio4wd.vhostuser.ringbase import ring_base
 log = logging.getLogger(__name__)
 
 _HANG_UP_POLL_S = 0.05
+_DEATH_TOLD_S = 1.0
 _ACKNOWLEDGED = bytes(8)
 
 
@@ -89,6 +90,12 @@ class Session:
         self._since = 0.0
         # Workers in a row that died soon after they got the session, or with requests of it.
         self._deaths = 0
+        # Whether it is known to be innocent of the last death; None before anybody has told.
+        self._cleared: bool | None = None
+        self._left_unanswered = ""
+        # Why it is to be cut off, and what ends it then.
+        self._verdict: str | None = None
+        self._limit: asyncio.Timeout | None = None
         # Where rings stopped when the last worker released them.
         self._bases: dict[int, int] = {}
         # The request that is being carried: repeated after a replay, unless the record has it.
@@ -123,10 +130,27 @@ class Session:
         """Whether workers died of it, as it seems, so that with one more death it is cut off."""
         return self._deaths >= self._options.most_deaths - 1
 
-    def worker_lost(self) -> None:
-        """The worker at the back died: keep the front end until ``replay``."""
+    @property
+    def unanswered(self) -> str:
+        """Names of the requests, not those of a replay, that the back end has not answered, or had not when it died."""
+        if self.state is SessionState.RUNNING:
+            return self._back.suspects
+        return self._left_unanswered if self.state is SessionState.ORPHANED else ""
+
+    def worker_lost(self, *, cleared: bool = False) -> None:
+        """The worker at the back died: keep the front end until ``replay``.
+
+        With ``cleared`` it is known that this session had nothing to do with it.
+        """
         self._back.lost = True
+        self._cleared = cleared
         self._nudge()
+
+    def cut_off(self, reason: str) -> None:
+        """End the session wherever it is."""
+        if self._limit is not None and self._verdict is None and self.state is not SessionState.CLOSED:
+            self._verdict = reason
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def release(self) -> None:
         """Take the rings from a living worker in good order and leave it; the session then waits for ``replay``."""
@@ -154,14 +178,17 @@ class Session:
         """Serve the front end until it leaves or is cut off; logs why, and leaves nothing open."""
         log.info("relay %d: front end connected (pid %d)", self.relay, self.peer_pid)
         try:
-            await self._serve()
+            async with asyncio.timeout(None) as self._limit:
+                await self._serve()
+        except TimeoutError:
+            log.error("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, self._verdict)
         except PeerClosed as error:
             log.info("relay %d: front end left: %s", self.relay, error)
         except ProtocolError as error:
             log.warning("relay %d: front end (pid %d) is cut off: malformed %s", self.relay, self.peer_pid, error)
         except RefusedError as error:
             log.warning("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
-        except ForwarderError as error:
+        except (ForwarderError, OSError) as error:  # OSError: the system has no descriptor or memory left
             log.error("relay %d: front end (pid %d) is cut off: %s", self.relay, self.peer_pid, error)
         finally:
             await self._end()
@@ -265,20 +292,23 @@ class Session:
         """
         while True:
             suspects, deaths = self._back.suspects, self._deaths_with_this()
+            self._left_unanswered = self.unanswered
             await self._back.leave()
             if not self._back.lost:
                 raise RefusedError(f"the back end refused {suspects or 'the connection'}: {cause}")
-            self._deaths = deaths
-            if deaths >= self._options.most_deaths:
+            self._settle_release()
+            self._set_state(SessionState.ORPHANED)
+            if not deaths or not await self._is_cleared():
+                self._deaths = deaths
+            if self._deaths >= self._options.most_deaths:
                 raise ForwarderError(
                     f"{deaths} workers in a row died at once with its session (not answered: {suspects or 'none'})"
                 )
-            self._settle_release()
-            self._set_state(SessionState.ORPHANED)
             await self._replay_asked()
             replay, self._replay = self._replay, None
             assert replay is not None
             self._back.lost = False
+            self._cleared = None
             try:
                 await self._replay_now()
             except (BackLost, WorkerError) as error:
@@ -300,6 +330,14 @@ class Session:
         settled = self.state is SessionState.RUNNING and carried >= self._options.settling_time
         suspect = not settled or self._back.suspects != ""
         return (0 if settled else self._deaths) + int(suspect)
+
+    async def _is_cleared(self) -> bool:
+        """Whether the worker's death is known to be others' doing; that is told a little after its sockets close."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DEATH_TOLD_S):
+                while self._cleared is None and self._replay is None:
+                    await self._readable_within(_HANG_UP_POLL_S)
+        return self._cleared or False
 
     async def _hand_back(self) -> None:
         """Stop the rings where they are and leave the worker.
@@ -345,9 +383,8 @@ class Session:
             await self._back.send(message)
             if rule_of(message.request).reply:
                 (await self._back.reply_to(message.request)).close()
-        await self._back.resume()
+        await self._back.resume(interrupt=True)
         self._bases.clear()
-        _interrupt(record.call_fds())
         self._set_state(SessionState.RUNNING)
         log.info("relay %d: session replayed, rings %s go on", self.relay, record.started_rings)
 
@@ -417,15 +454,3 @@ def _never_block(message: Message) -> None:
     if message.request == Request.SET_VRING_CALL:
         for fd in message.fds:
             os.set_blocking(fd, False)
-
-
-def _interrupt(call_fds: list[int]) -> None:
-    """Interrupt the guest for what a dead worker used and did not tell; one interrupt too many is harmless.
-
-    Only eventfds with room are written: the front end may have made them blocking again.
-    """
-    for fd in call_fds:
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        if poll.poll(0):
-            os.eventfd_write(fd, 1)
