@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import threading
 from collections.abc import Callable
 
@@ -10,6 +11,8 @@ import pytest
 from drivers import INDIRECT, NEXT, WRAP, WRITE, PackedDriver, Piece, SplitDriver
 from rig import Rig
 
+from vio4wd.relay.direct import engine, general
+from vio4wd.relay.direct.chains import MAX_STEPS
 from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
 
 VERSION_1, MERGEABLE, PACKED = 1 << 32, 1 << 15, 1 << 34
@@ -235,6 +238,78 @@ def test_work_of_one_poll_is_bounded(rig: MakeRig) -> None:
     rig_.step()
     assert rig_.rule is RingRule.CHAIN_LENGTH
     assert rig_.view["head"] == 0
+
+
+WALK_BOUND = engine.BURST_DESCRIPTORS + general.MAX_DESCRIPTORS + 2 * MAX_STEPS
+"""What one poll may walk: up to the last packet of its burst, for that one up to its last buffer, and that one."""
+
+
+def walked(rig: Rig) -> int:
+    """Poll once; answers how many descriptors were read for it."""
+    before = int(rig.view["walked"])
+    rig.step()
+    return int(rig.view["walked"]) - before
+
+
+TABLES = {"chain": Rig.GUEST_BASE, "table": Rig.GUEST_BASE + 0x80000, "table across regions": END - 2048}
+"""Where a chain may lie: in the ring itself, or in an indirect table."""
+
+
+@pytest.mark.parametrize("size", [256, 8192])
+@pytest.mark.parametrize("table", TABLES)
+def test_one_long_chain_offered_many_times(rig: MakeRig, table: str, size: int) -> None:
+    """A packet that would need a hundred of them is not worth a hundred walks; what waits for it is bounded, too."""
+    rig_ = rig(TO_VM, features=VERSION_1 | MERGEABLE, size=size, region_sizes=(1 << 20, 1 << 20))
+    guest = rig_.allocate(64)
+    chain = [struct.pack("<QIHH", guest, 0, NEXT | WRITE, i + 1) for i in range(254)]
+    rig_.write(TABLES[table], b"".join(chain) + struct.pack("<QIHH", guest, 12, WRITE, 0))
+    if table != "chain":
+        SplitDriver(rig_).descriptor(rig_.desc, 0, TABLES[table], 16 * 255, INDIRECT, 0)
+    rig_.pool.put(rig_.avail + 2, "u2", size)  # all of them head 0
+    rig_.offer(*(rig_.pool.packet([bytes(1500)]) for _ in range(32)))
+    while rig_.counter("queue_full_pkts") != 32:
+        assert general.MAX_DESCRIPTORS <= walked(rig_) <= WALK_BOUND
+    assert rig_.rule is RingRule.KEPT
+    assert SplitDriver(rig_).used() == []
+
+
+@pytest.mark.parametrize("length", [0, 70])
+def test_long_chains_from_the_guest(rig: MakeRig, length: int) -> None:
+    """A full ring of chains of 250 descriptors; also where each is dropped, since it is longer than the VF takes."""
+    rig_ = rig(TO_VF, features=VERSION_1, size=1024)
+    rig_.view["longest"] = 1522
+    driver = SplitDriver(rig_)
+    guest = rig_.allocate(4096)
+    for i in range(250):
+        size, flags = (length, NEXT) if i < 249 else (60, 0)
+        driver.descriptor(rig_.desc, i, guest, size, flags, i + 1 if flags else 0)
+    for i in range(1024):
+        rig_.pool.put(rig_.avail + 4 + 2 * i, "u2", 0)
+    rig_.pool.put(rig_.avail + 2, "u2", 1024)
+    assert engine.BURST_DESCRIPTORS <= walked(rig_) <= WALK_BOUND
+    assert rig_.rule is RingRule.KEPT
+    done = engine.BURST_DESCRIPTORS // 250 + 1
+    assert rig_.counter("too_long_pkts") == (done if length else 0)
+    assert rig_.counter("sent_pkts") == (0 if length else done)
+
+
+@pytest.mark.parametrize("size", [260, 1526])
+def test_the_longest_packet_in_many_buffers(rig: MakeRig, size: int) -> None:
+    """What a guest may well be sent is within the bounds: 64 KiB, each buffer a chain of two descriptors."""
+    rig_ = rig(TO_VM, features=VERSION_1 | MERGEABLE, size=512)
+    driver = SplitDriver(rig_)
+    needed = -(-(65535 + 12) // size)
+    each = 1 if size == 260 else 2
+    for _ in range(needed):
+        guest = rig_.allocate(size)
+        driver.add(
+            [Piece(guest + size * i // each, size * (i + 1) // each - size * i // each, True) for i in range(each)]
+        )
+    rig_.offer(rig_.pool.packet([bytes([i]) * 2048 for i in range(31)] + [b"\xff" * 2047]))
+    assert rig_.step() == 2
+    used = driver.used()
+    assert (len(used), sum(length for _, length in used)) == (needed, 65535 + 12)
+    assert rig_.counter("sent_bytes") == 65535
 
 
 @pytest.mark.parametrize("direction", [TO_VM, TO_VF])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 from harness.daemon import Daemon
 from harness.netns import VethPair, received
 from harness.testpmd import Testpmd
-from vio4wd.relay.lanes import Direction, LaneTable, lane_index
+from vio4wd.relay.lanes import Direction, lane_index
 
 pytestmark = pytest.mark.dpdk
 
@@ -49,11 +48,8 @@ def veth() -> Iterator[VethPair]:
 
 def rings(daemon: Daemon) -> list[Any]:
     """The ring records of both directions, from the supervisor's memory."""
-    for entry in Path(f"/proc/{daemon.child.pid}/fd").iterdir():
-        if "vio4wd-lanes" in str(entry.readlink()):
-            table = LaneTable(os.open(entry, os.O_RDWR))
-            return [table.lanes[lane_index(RELAY, 0, direction)]["view"].copy() for direction in Direction]
-    raise AssertionError("the supervisor has no lane table")
+    table = daemon.lanes()
+    return [table.lanes[lane_index(RELAY, 0, direction)]["view"].copy() for direction in Direction]
 
 
 def frame(number: int) -> bytes:

@@ -6,13 +6,13 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from drivers import INDIRECT, NEXT, Piece, SplitDriver
-from rig import DATA_ROOM, LIBRARY, Rig
+from drivers import INDIRECT, NEXT, WRAP, PackedDriver, Piece, SplitDriver
+from rig import DATA_ROOM, LIBRARY, QUEUE_LENGTH, Rig
 
 from vio4wd.relay import mbuf
 from vio4wd.relay.lanes import LaneMode
 
-VERSION_1, MERGEABLE, EVENT_INDEX, CSUM = 1 << 32, 1 << 15, 1 << 29, 1
+VERSION_1, MERGEABLE, EVENT_INDEX, CSUM, PACKED = 1 << 32, 1 << 15, 1 << 29, 1, 1 << 34
 TO_VM, TO_VF = 0, 1
 MakeRig = Callable[..., Rig]
 
@@ -165,16 +165,29 @@ def test_a_packet_that_never_fits_is_dropped(rig: MakeRig, features: int, buffer
     assert rig_.counter("received_pkts") == 2
 
 
-def test_the_vf_is_read_only_as_far_as_the_guest_has_buffers(rig: MakeRig) -> None:
-    rig_ = rig(TO_VM, features=VERSION_1)
-    driver = SplitDriver(rig_)
-    rig_.offer(*(rig_.pool.packet([frame(60, i)]) for i in range(5)))
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_vf_is_asked_for_full_bursts_once_the_guest_has_a_buffer(rig: MakeRig, packed: bool) -> None:
+    """Vector drivers give nothing to those who ask for fewer than 4 or 8; what the guest has no room for is held."""
+    rig_ = rig(TO_VM, features=VERSION_1 | (PACKED if packed else 0), position=WRAP if packed else 0)
+    driver = PackedDriver(rig_) if packed else SplitDriver(rig_)
+    rig_.queue[4 + QUEUE_LENGTH] = 8
+    rig_.offer(*(rig_.pool.packet([frame(60, i)]) for i in range(40)))
     assert rig_.step() == 0
-    assert int(rig_.queue[3]) == 0
-    post(rig_, driver, 100)
-    post(rig_, driver, 100)
-    assert rig_.step() == 4
-    assert int(rig_.queue[0]) == 2
+    assert int(rig_.queue[3]) == 0, "the VF was asked though the guest has no buffer"
+
+    def post_one() -> None:
+        driver.add([Piece(rig_.allocate(100), 100, writable=True)])
+
+    for _ in range(3):
+        post_one()
+    assert rig_.step() == 32 + 3
+    assert rig_.counter("received_pkts") == 32
+    assert (rig_.counter("held_count"), rig_.counter("held_bytes")) == (29, 29 * 60)
+    for _ in range(29):
+        post_one()
+        assert rig_.step() == 1
+    assert int(rig_.queue[0]) == 32, "the VF was read while packets were held"
+    assert rig_.counter("sent_pkts") == len(driver.used()) == 32
 
 
 def test_packets_that_the_vf_refuses_are_held(rig: MakeRig) -> None:
@@ -447,6 +460,28 @@ def test_the_library_is_told_of_notifications_in_time(rig: MakeRig, count: int, 
     driver.add([Piece(guest, 100)])
     rig_.step()
     assert (LIBRARY[1], LIBRARY[4]) == (1, calls)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_library_is_told_also_when_the_ring_was_loaded_anew(rig: MakeRig, packed: bool) -> None:
+    """A pause gives the ring back and takes it again: rte_vhost still thinks of what it told the guest before."""
+    position = WRAP if packed else 0
+    rig_ = rig(TO_VF, features=VERSION_1 | CSUM | (PACKED if packed else 0), position=position)
+    driver = PackedDriver(rig_) if packed else SplitDriver(rig_)
+    guest = rig_.allocate(100)
+    rig_.write(guest, bytes(12) + frame(88))
+    for _ in range(1 if packed else 1 << 9):
+        for _ in range(32):
+            driver.add([Piece(guest, 100)])
+        rig_.step()
+        rig_.sent()
+        driver.used()
+    rig_.load(int(rig_.view["position"]))
+    rig_.write(guest, b"\x01")
+    driver.add([Piece(guest, 100)])
+    for handed in (1, 2):
+        rig_.step()
+        assert (LIBRARY[1], LIBRARY[4]) == (handed, 1)
 
 
 def test_shared_and_foreign_buffers_are_freed_by_dpdk(rig: MakeRig) -> None:

@@ -10,8 +10,9 @@ Nothing here shares code with the daemon but the names of the requests.
 """
 
 from frontend.memory import GuestMemory
+from frontend.packed import PackedRing
 from frontend.split import SplitRing
 from frontend.vm import FrontEnd, Packet, fd_count
 from frontend.wire import Closed, Wire, listen
 
-__all__ = ["Closed", "FrontEnd", "GuestMemory", "Packet", "SplitRing", "Wire", "fd_count", "listen"]
+__all__ = ["Closed", "FrontEnd", "GuestMemory", "Packet", "PackedRing", "SplitRing", "Wire", "fd_count", "listen"]

@@ -29,6 +29,11 @@ class GuestRegion:
     words: memoryview
     used: int = 0
 
+    def close(self) -> None:
+        self.words.release()
+        self.map.close()
+        os.close(self.fd)
+
 
 @dataclass
 class GuestMemory:
@@ -95,7 +100,5 @@ class GuestMemory:
 
     def close(self) -> None:
         for region in self.regions:
-            region.words.release()
-            region.map.close()
-            os.close(region.fd)
+            region.close()
         self.regions.clear()

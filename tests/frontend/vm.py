@@ -11,13 +11,16 @@ from pathlib import Path
 from types import TracebackType
 
 from frontend.memory import GuestMemory
-from frontend.split import Buffer, SplitRing
+from frontend.packed import PackedRing
+from frontend.ring import Buffer, Ring
+from frontend.split import SplitRing
 from frontend.wire import Reply, Wire
 from vio4wd.vhostuser.requests import Feature, ProtocolFeature, Request
 
 F_MRG_RXBUF = 1 << 15
 F_EVENT_IDX = 1 << 29
 F_INDIRECT = 1 << 28
+F_RING_PACKED = 1 << 34
 DEFAULT_FEATURES = Feature.VERSION_1 | Feature.PROTOCOL_FEATURES | F_MRG_RXBUF | F_INDIRECT
 DEFAULT_PROTOCOL_FEATURES = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.NET_MTU
 
@@ -38,15 +41,16 @@ class Packet:
 class Pair:
     """One queue pair: receive ring 2N and transmit ring 2N + 1."""
 
-    def __init__(self, memory: GuestMemory, size: int, region: int) -> None:
-        self.rx = SplitRing(memory, size, region=region)
-        self.tx = SplitRing(memory, size, region=region)
+    def __init__(self, memory: GuestMemory, size: int, region: int, *, packed: bool) -> None:
+        kind = PackedRing if packed else SplitRing
+        self.rx: Ring = kind(memory, size, region=region)
+        self.tx: Ring = kind(memory, size, region=region)
         self.rx_buffers: dict[int, int] = {}
         self.tx_buffers: dict[int, list[int]] = {}
         self.tx_free: list[int] = []
 
     @property
-    def rings(self) -> tuple[SplitRing, SplitRing]:
+    def rings(self) -> tuple[Ring, Ring]:
         return self.rx, self.tx
 
 
@@ -54,7 +58,8 @@ class FrontEnd:
     """A virtio-net driver over vhost-user.
 
     ``path`` is the socket to connect to, or ``sock`` an accepted one (server mode). ``features`` and
-    ``protocol_features`` are what it wants; it negotiates what is offered of them.
+    ``protocol_features`` are what it wants; it negotiates what is offered of them. Its rings are packed if it wants
+    that.
     """
 
     def __init__(
@@ -79,7 +84,8 @@ class FrontEnd:
         self.received = 0
         self._kept: dict[int, list[Packet]] = {}
         rings_in = len(self.memory.regions) - 1
-        self.pairs = [Pair(self.memory, ring_size, rings_in) for _ in range(queue_pairs)]
+        packed = bool(features & F_RING_PACKED)
+        self.pairs = [Pair(self.memory, ring_size, rings_in, packed=packed) for _ in range(queue_pairs)]
         try:
             if sock is not None:
                 self.wire = Wire(sock, timeout)
@@ -112,7 +118,7 @@ class FrontEnd:
     # Handshake
 
     @property
-    def rings(self) -> list[SplitRing]:
+    def rings(self) -> list[Ring]:
         """All rings by number."""
         return [ring for pair in self.pairs for ring in pair.rings]
 

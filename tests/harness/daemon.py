@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import psutil
 
 from harness.process import Child, wait_for
+from vio4wd.relay.lanes import LaneTable
 
 ROOT = Path(__file__).resolve().parents[2]
+TROUBLE = ("not given back", "Traceback", "made no progress")
+"""Packet buffers that nobody freed, bugs, and lcores that hang."""
+
 SERVICES = ("config", "port_control", "stats")
 
 
 class Daemon:
     """A running virtio-forwarder: worker on CPU 1 (CPU 0 where there is one only), master on CPU 0.
 
-    ``prefix`` is a command that runs it.
+    ``prefix`` is a command that runs it; ``trouble`` are texts out of TROUBLE that its log may have.
     """
 
-    def __init__(self, directory: Path, *, ready: bool = True, prefix: Sequence[str] = (), **settings: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        ready: bool = True,
+        prefix: Sequence[str] = (),
+        trouble: Collection[str] = (),
+        **settings: str,
+    ) -> None:
         self.directory = directory
+        self._unwanted = [text for text in TROUBLE if text not in trouble]
         self.sockets = directory / "sockets"
         self.sockets.mkdir(exist_ok=True)
         self.config = directory / "virtioforwarder"
@@ -92,6 +106,13 @@ class Daemon:
         """Wait until both sides of a relay are ready."""
         wait_for(lambda: self.stats()[f"relay_{relay}.active"] == "True", seconds, f"relay {relay} to be active")
 
+    def lanes(self) -> LaneTable:
+        """The lane table that the supervisor shares with its workers."""
+        for entry in Path(f"/proc/{self.child.pid}/fd").iterdir():
+            if "vio4wd-lanes" in str(entry.readlink()):
+                return LaneTable(os.open(entry, os.O_RDWR))
+        raise AssertionError("the supervisor has no lane table")
+
     def workers(self) -> list[psutil.Process]:
         """The worker processes, oldest first: the first carries relays until it dies, the last is a spare one."""
         found = {child: _worker_name(child) for child in psutil.Process(self.child.pid).children()}
@@ -110,8 +131,12 @@ class Daemon:
         return found
 
     def stop(self) -> int:
-        """End it; answers the exit status."""
-        return self.child.stop()
+        """End it; answers the exit status. AssertionError if its log has what it should never have."""
+        status, unwanted = self.child.stop(), self._unwanted
+        self._unwanted = []  # a second call is no second failure
+        bad = [line for line in self.child.log.splitlines() if any(text in line for text in unwanted)]
+        assert not bad, "\n".join(["in the daemon's log:", *bad])
+        return status
 
 
 def _worker_name(process: psutil.Process) -> str:

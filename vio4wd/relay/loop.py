@@ -16,10 +16,10 @@ from vio4wd.dpdk_ffi.compiled import compile_function
 from vio4wd.relay import library_engine
 from vio4wd.relay.blame import LANE_OF_NOTE
 from vio4wd.relay.direct import engine as direct_engine
-from vio4wd.relay.lanes import LANE_RECORD_OFFSETS, LANE_STRIDE, Engine, LaneMode
+from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, LANE_STRIDE, RING_OFFSET, Engine, LaneMode
 from vio4wd.relay.lcore_record import LCORE
 from vio4wd.relay.native import load32, load32_acquire, load64, native, read_tsc, store64, thread_id
-from vio4wd.relay.records import core_at, lane_at
+from vio4wd.relay.records import core_at, lane_at, ring_at
 
 IDLE_STEP_US = 1000
 """Sleep of an lcore none of whose lanes is ready to forward."""
@@ -31,6 +31,9 @@ a bond in mode 802.3ad wants to be called every 100 ms (rte_eth_bond_8023ad.h)."
 MEASURED_ROUNDS = 16
 """One round in so many, a power of two, is measured and counts for all: to read the counter in every round costs 1.5 %
 of a saturated lcore."""
+
+LONG_WALK = 2 * BURST
+"""Descriptors of one poll that make it work, though it moved nothing: a guest may have us walk chains in vain."""
 
 SPINS_BEFORE_SLEEP = 256
 """Rounds that moved nothing before an lcore that may sleep begins to."""
@@ -58,6 +61,7 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
             continue
         store64(core.note + LANE_OF_NOTE, address)
         lane = lane_at(address)
+        walked = ring_at(address + RING_OFFSET).walked if measured else types.intp(0)
         if mode == _FORWARD:
             ready += 1
             if lane.engine == _DIRECT:
@@ -74,7 +78,7 @@ def _poll_lanes(core: Any, lane_list: int) -> Any:
             library_engine.pulse(lane)
         if measured:
             now = read_tsc()
-            if count:
+            if count or ring_at(address + RING_OFFSET).walked - walked >= LONG_WALK:
                 lane.cycles += types.uint64(MEASURED_ROUNDS) * (now - begin)
             begin = now
     store64(core.note + LANE_OF_NOTE, 0)

@@ -185,10 +185,10 @@ class _Port:
         self._relay = relay
         self._listener = listener
         self._serving: asyncio.Task[None] | None = None
-        self._task = asyncio.create_task(supervised(f"socket {endpoint.path} of relay {relay}", self._await_front_ends))
         # When its front ends' guests did something to a worker, and when it was last told that others are refused.
         self._offences: list[float] = []
         self._refusal_told = -_TELL_AGAIN_S
+        self._task = asyncio.create_task(supervised(f"socket {endpoint.path} of relay {relay}", self._await_front_ends))
 
     async def close(self) -> None:
         """End all tasks; the front end is cut off, the socket removed."""

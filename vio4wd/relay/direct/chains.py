@@ -1,6 +1,7 @@
 """Chains of descriptors turned into lists of checked pieces, for every shape of buffer. Compiled by numba.
 
-VIRTIO 1.2, sections 2.7.5 (split descriptors) and 2.8.1 to 2.8.7 (packed ones).
+VIRTIO 1.2, sections 2.7.5 (split descriptors) and 2.8.1 to 2.8.7 (packed ones). Descriptors that are read, or copied
+with their table, are counted in ``walked``: what a packet and a burst may cost is bounded by it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def find_table(ring: Any, guest: int, length: int, table: int, pieces: int) -> A
         if count < 0:
             return -_TABLE_ADDRESS, 0
         copy_from_pieces(pieces, count, intp(0), table, length)
+        ring.walked += length // DESC_BYTES
         host = table
     return host, length // DESC_BYTES
 
@@ -71,6 +73,7 @@ def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> 
     """
     table, entries, index, total = ring.descriptors, ring.size, head, intp(0)
     for step in range(MAX_STEPS):
+        ring.walked += 1
         if index >= entries:
             return -(_HEAD if step == 0 else _NEXT), index
         guest, rest = fetch64(table + DESC_BYTES * index), fetch64(table + DESC_BYTES * index + 8)
@@ -104,6 +107,7 @@ def _walk_packed_table(ring: Any, guest: int, length: int, pieces: int, count: i
     if entries > MAX_STEPS:
         return -_LENGTH, 0
     total = intp(0)
+    ring.walked += entries
     for i in range(entries):
         start, rest = fetch64(table + DESC_BYTES * i), fetch64(table + DESC_BYTES * i + 8)
         flags = (rest >> 48) & 0xFFFF
@@ -126,6 +130,7 @@ def walk_packed(ring: Any, slot: int, pieces: int, count: int, writable: int) ->
     """
     total, index = intp(0), slot
     for step in range(min(MAX_STEPS, ring.size)):
+        ring.walked += 1
         descriptor = ring.descriptors + DESC_BYTES * index
         rest = fetch64(descriptor + 8)
         guest = fetch64(descriptor)

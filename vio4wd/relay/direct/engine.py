@@ -31,6 +31,10 @@ MAX_UNSYNCED = 1 << 14
 """Buffers of a split ring after which rte_vhost's idea of what it last told the guest may mislead it: it counts modulo
 2**16. For packed rings it counts modulo the ring's size, so there a single one may."""
 
+BURST_DESCRIPTORS = 1024
+"""Descriptors outside the common shape after which a burst ends with the packet whose turn it is: so other lanes get
+theirs, whatever a guest writes. A full burst of jumbo frames in mergeable buffers needs a quarter of them."""
+
 intp = types.intp
 _KNOWN = RING_OFFSETS["known"]
 _DONE, _NOTHING, _CANNOT = general.DONE, general.NOTHING, general.CANNOT
@@ -126,6 +130,7 @@ def _deliver_simple(ring: Any, ring_address: int, packets: int, count: int) -> A
 def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
     """Offer packets to the guest and count them; answers (packets done with: sent or dropped, their bytes)."""
     done, size, dropped, dropped_size = intp(0), intp(0), intp(0), intp(0)
+    most = ring.walked + BURST_DESCRIPTORS
     while True:
         taken = _deliver_simple(ring, ring_address, packets + 8 * done, count - done)
         done += taken
@@ -152,7 +157,7 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
             break
         done += 1
         size += length
-        if done == count:
+        if done == count or ring.walked >= most:
             break
     _publish(core, ring, ring_address)
     lane.sent_pkts += done - dropped
@@ -183,7 +188,8 @@ def _vf_to_vm(core_address: int, address: int) -> Any:
     if not ring.packed:
         split.expect(ring, min(room, BURST))
     if count == 0:
-        received = intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(min(room, BURST))))
+        # For a full burst, though less may fit: vector drivers give nothing to those who ask for a few.
+        received = intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
         if received == 0:
             return 0
         head, count = intp(0), received
@@ -214,6 +220,7 @@ def _collect_simple(core: Any, lane: Any, ring: Any, ring_address: int, packets:
 def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
     """Take up to a burst of packets from the guest; answers (packets, their bytes)."""
     count, size, dropped = intp(0), intp(0), intp(0)
+    most = ring.walked + BURST_DESCRIPTORS
     while True:
         taken = _collect_simple(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
         count += taken
@@ -226,13 +233,13 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
             ring.general_pkts += 1
             count += 1
             size += outcome
-            if count == BURST:
+            if count == BURST or ring.walked >= most:
                 break
             continue
         if outcome == -_DROPPED:
             count_too_long(lane, ring.moved)
             dropped += 1
-            if dropped == BURST:
+            if dropped == BURST or ring.walked >= most:
                 break
             continue
         if outcome == -_HAND_OVER:

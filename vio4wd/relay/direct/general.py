@@ -58,6 +58,10 @@ DROPPED = 1001
 MAX_BUFFERS = 256
 """Buffers of the guest that one packet may take."""
 
+MAX_DESCRIPTORS = 512
+"""Descriptors walked for one packet after which no further buffer is looked at; the guest may offer one long chain many
+times. Twice as many as the pieces that a packet may have."""
+
 MAX_PACKET_BYTES = 65550
 """Longest packet of a guest: VIRTIO 1.2, section 5.1.6.3.1, for what segmentation offloads need."""
 
@@ -119,7 +123,10 @@ def _reserve(ring: Any, needed: int, pieces: int, used: int) -> Any:
     id, bytes and slots of each buffer, 8 bytes each.
     """
     position, count, room, taken = ring.position, intp(0), intp(0), intp(0)
+    most = ring.walked + MAX_DESCRIPTORS
     for buffers in range(MAX_BUFFERS):
+        if ring.walked >= most:
+            return CANNOT, 0, 0
         count, size, slots, buffer = _next_buffer(ring, position, pieces, count, intp(DESC_WRITE))
         if count == -_CHAIN_LENGTH and buffers:
             return CANNOT, 0, 0

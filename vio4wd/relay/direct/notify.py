@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import types
 
-from vio4wd.relay.direct.guest_memory import fetch16
+from vio4wd.relay.direct.guest_memory import fetch16, fetch16_acquire
 from vio4wd.relay.native import compiled, fence, native
 
 _NO_INTERRUPT = 1  # flags of the split available ring
@@ -55,7 +55,7 @@ def notify_packed(core: Any, ring: Any, before: int, now: int) -> None:
     if ring.call_fd < 0:
         return
     fence()
-    flags = fetch16(ring.available + 2)
+    flags = fetch16_acquire(ring.available + 2)  # before where, which the guest writes first
     if ring.event_index and flags == _PACKED_AT_DESCRIPTOR and ring.announced:
         wanted = _passed_packed(ring, fetch16(ring.available), before, now)
     else:

@@ -55,6 +55,7 @@ RING = np.dtype(
         ("simple_pkts", "u8"),
         ("general_pkts", "u8"),
         ("handed_bursts", "u8"),
+        ("walked", "i8"),  # descriptors read outside the common shape
         ("guest_addresses", "i8", (MAX_REGIONS,)),
         ("region_sizes", "i8", (MAX_REGIONS,)),
         ("host_addresses", "i8", (MAX_REGIONS,)),

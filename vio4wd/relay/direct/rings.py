@@ -73,7 +73,8 @@ def load_ring(
     """Fill a lane's ring record (its field ``view``) for the direct engine; ``longest`` is as in the lane's record.
 
     Answers None, or why the library engine must do it; then the record says that the ring is not loaded. A broken rule
-    of an earlier session is forgotten.
+    of an earlier session is forgotten, but not how far rte_vhost is behind with what it told the guest (``unsynced``):
+    it stays so when a ring was given back and is taken again.
     """
     ring["rule"] = ring["reported"] = ring["head"] = 0
     reason = unsuitable(vring, regions, features, base)
@@ -93,7 +94,6 @@ def load_ring(
         "header_bytes": 12 if features & (1 << NET_F_MRG_RXBUF | 1 << F_VERSION_1) else 10,
         "longest": longest,
         "announced": 0,
-        "unsynced": 0,
         "polls": 0,
         "region_guest": regions[0].guest_phys_addr,
         "region_bytes": regions[0].size,

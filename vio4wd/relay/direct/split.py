@@ -14,7 +14,7 @@ from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_BYTES, DESC_SHAPE, DESC_WRITE
 from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch16_acquire, fetch64
 from vio4wd.relay.direct.notify import notify_split
-from vio4wd.relay.direct.ring_record import RingRule
+from vio4wd.relay.direct.ring_record import RING_OFFSETS, RingRule
 from vio4wd.relay.lanes import BURST
 from vio4wd.relay.mbuf import (
     BUF_ADDR,
@@ -41,6 +41,7 @@ from vio4wd.relay.native import (
     store16_release,
     store32,
     store64,
+    store64_release,
 )
 from vio4wd.relay.records import core_at, ring_at
 
@@ -49,6 +50,7 @@ RING_ENTRIES = 4
 INDEX = 2
 USED_BYTES = 8
 
+_SAVED = RING_OFFSETS["saved"]
 _AVAILABLE_INDEX = int(RingRule.AVAILABLE_INDEX)
 intp = types.intp
 _plan = stack_space(BURST * 16)
@@ -85,8 +87,8 @@ def _publish(core_address: int, address: int) -> Any:
     before, position = ring.published, ring.position
     ring.saving = position
     store16_release(ring.used + INDEX, position)
+    store64_release(address + _SAVED, position)
     ring.published = position
-    ring.saved = position
     notify_split(core, ring, before, position)
     return 0
 
