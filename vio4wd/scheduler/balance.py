@@ -47,8 +47,8 @@ def balance(
         relays: what is served, by CPUs of ``workers``.
         workers: the worker CPUs.
         sensitivity: gain that is worth a move, as a fraction of the busiest CPU's load.
-        cpu_nodes: the NUMA node of each CPU. A relay is then moved to CPUs of its own node only, or anywhere where that
-            has no worker CPU. None: anywhere.
+        cpu_nodes: the NUMA node of each CPU; one without is on all. A relay is then moved to CPUs of its own node only,
+            or anywhere where that has no worker CPU. None: anywhere.
     """
     search = _Search(relays, workers, cpu_nodes)
     present = {relay.relay: relay.cpus for relay in relays}
@@ -128,8 +128,11 @@ class _Search:
         self._allowed = {relay.relay: self._cpus_for(relay, cpu_nodes) for relay in relays}
 
     def _cpus_for(self, relay: RelayLoad, cpu_nodes: Mapping[int, int] | None) -> frozenset[int]:
-        near = {cpu for cpu in self._workers if cpu_nodes is not None and cpu_nodes.get(cpu) == relay.numa_node}
-        return frozenset(near or self._workers)
+        if cpu_nodes is None:
+            return frozenset(self._workers)
+        node = relay.numa_node
+        near = frozenset(cpu for cpu in self._workers if cpu_nodes.get(cpu, node) == node)
+        return near or frozenset(self._workers)
 
     def loads(self, placement: _Placement) -> dict[int, float]:
         """The load of each CPU in a placement."""
