@@ -334,7 +334,7 @@ def test_monitor_load_ends_on_ctrl_c(forwarder: Forwarder) -> None:
 
 
 def test_tools_start_light() -> None:
-    modules = "port_control, stats, core_pinner, monitor_load"
+    modules = "port_control, stats, core_pinner, monitor_load, core_scheduler"
     code = f"import sys; from vio4wd.cli import {modules}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True

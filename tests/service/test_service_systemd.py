@@ -15,6 +15,7 @@ from harness.debian_root import CHECKOUT
 pytestmark = [pytest.mark.dpdk, pytest.mark.slow, pytest.mark.timeout(600)]
 
 UNIT = "virtio-forwarder"
+BALANCER = "vio4wd_core_scheduler"
 TOOLS = "/usr/lib64/virtio-forwarder"
 CONFIG = "/etc/default/virtioforwarder"
 ENDPOINTS = "ipc:///var/run/virtio-forwarder"
@@ -65,6 +66,7 @@ def test_everything_is_in_its_place(installed: Machine) -> None:
         f"{TOOLS}/virtioforwarder_stats.py",
         f"{TOOLS}/virtioforwarder_core_pinner.py",
         f"{TOOLS}/virtioforwarder_monitor_load.py",
+        f"{TOOLS}/virtioforwarder_core_scheduler.py",
         "/usr/lib/virtio-forwarder/virtioforwarder_stats.py",
     ):
         installed.run("test", "-x", path)
@@ -73,7 +75,7 @@ def test_everything_is_in_its_place(installed: Machine) -> None:
     installed.run("cmp", CONFIG, str(CHECKOUT / "etc/default/virtioforwarder"))
     for page in ("man8/virtio-forwarder.8", "man5/virtioforwarder.5"):
         installed.run("cmp", f"/usr/share/man/{page}", str(CHECKOUT / "docs/man" / Path(page).name))
-    installed.run("systemd-analyze", "verify", "--man=no", f"{UNIT}.service")
+    installed.run("systemd-analyze", "verify", "--man=no", f"{UNIT}.service", f"{BALANCER}.service")
     installed.run("virtio-forwarder", "--help")
 
 
@@ -131,6 +133,27 @@ def test_an_update_leaves_the_daemon_running(running: Machine) -> None:
     assert f"systemctl restart {UNIT} puts the new version to use" in said
     assert running.unit_property(UNIT, "MainPID") == before
     assert show_stats(running)
+
+
+def test_the_load_balancer_runs_beside_the_daemon(configured: Machine) -> None:
+    """It starts the daemon with it, ends with it, and once enabled starts with it."""
+    set_key(configured, "VIO4WD_CORE_SCHED_ENABLE", "true")
+    set_key(configured, "VIO4WD_CORE_SCHED_POLL_INTERVAL", "0.5")
+    configured.run("systemctl", "start", BALANCER)
+    for unit in (BALANCER, UNIT):
+        assert configured.unit_property(unit, "ActiveState") == "active"
+    wait_until(lambda: "no relay moved" in configured.unit_property(BALANCER, "StatusText"), "the status text", 10)
+    configured.run("systemctl", "stop", UNIT)
+    assert configured.unit_property(BALANCER, "ActiveState") == "inactive"
+    assert configured.unit_property(BALANCER, "Result") == "success"
+    configured.run("systemctl", "enable", BALANCER)
+    configured.run("systemctl", "start", UNIT)
+    wait_until(lambda: configured.unit_property(BALANCER, "ActiveState") == "active", "its start with the daemon", 10)
+    configured.run("systemctl", "disable", "--now", BALANCER)
+    configured.run("systemctl", "stop", UNIT)
+    assert "Traceback" not in configured.journal(BALANCER)
+    set_key(configured, "VIO4WD_CORE_SCHED_ENABLE", "")
+    set_key(configured, "VIO4WD_CORE_SCHED_POLL_INTERVAL", "5")
 
 
 def test_a_killed_daemon_is_started_again(running: Machine) -> None:

@@ -24,6 +24,10 @@ class NoAnswerError(ForwarderError):
     """The daemon did not answer, or not with what the service answers."""
 
 
+class StoppedError(ForwarderError):
+    """The wait for an answer was ended by the caller's own descriptor."""
+
+
 @dataclass(frozen=True)
 class ClientKeys:
     """CURVE certificates for a ``tcp://`` endpoint: the server's public one and our secret one."""
@@ -39,15 +43,17 @@ def ask(
     *,
     timeout_s: float = REPLY_TIMEOUT_S,
     keys: ClientKeys | None = None,
+    stop_fd: int | None = None,
 ) -> M:
     """Send a request and read its response.
 
     Raises:
         NoAnswerError: no answer within ``timeout_s``, an endpoint that cannot be used, or an answer that is none.
+        StoppedError: ``stop_fd`` became readable meanwhile.
         ProtocolError: the answer is not a ``response_type``.
         ConfigError: ``keys`` cannot be used.
     """
-    frames = exchange(endpoint, request.SerializeToString(), timeout_s=timeout_s, keys=keys)
+    frames = exchange(endpoint, request.SerializeToString(), timeout_s=timeout_s, keys=keys, stop_fd=stop_fd)
     if len(frames) != 1:
         raise NoAnswerError(
             f"{endpoint}: answered {len(frames)} frames, must be 1: is this virtio-forwarder's endpoint?"
@@ -55,17 +61,33 @@ def ask(
     return parse(response_type, frames[0])
 
 
-def exchange(endpoint: str, request: bytes, *, timeout_s: float, keys: ClientKeys | None = None) -> list[bytes]:
-    """Send one frame and receive the frames of the reply. Raises NoAnswerError or ConfigError."""
+def exchange(
+    endpoint: str, request: bytes, *, timeout_s: float, keys: ClientKeys | None = None, stop_fd: int | None = None
+) -> list[bytes]:
+    """Send one frame and receive the frames of the reply. Raises NoAnswerError, StoppedError or ConfigError."""
     with sockets() as context:
         socket = connect(context, endpoint, timeout_s, keys)
         try:
             socket.send(request)
+            if stop_fd is not None:
+                _wait(socket, stop_fd, timeout_s)
             return socket.recv_multipart()
         except zmq.Again:
             raise NoAnswerError(
                 f"{endpoint}: no answer within {timeout_s:g} s: is virtio-forwarder running with this endpoint?"
             ) from None
+
+
+def _wait(socket: zmq.Socket[bytes], stop_fd: int, timeout_s: float) -> None:
+    """Wait for a message. Raises StoppedError, or zmq.Again when the time is over."""
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(stop_fd, zmq.POLLIN)
+    ready = dict(poller.poll(round(timeout_s * 1000)))
+    if stop_fd in ready:
+        raise StoppedError("stopped while waiting for an answer")
+    if not ready:
+        raise zmq.Again
 
 
 @contextmanager

@@ -66,10 +66,10 @@ def command(
             click.echo(line)
 
 
-def pin(endpoint: str, pins: Sequence[RelayCPU], keys: ClientKeys | None) -> None:
-    """Have the daemon move relays, all or none. Raises NoAnswerError where it does not."""
+def pin(endpoint: str, pins: Sequence[RelayCPU], keys: ClientKeys | None, stop_fd: int | None = None) -> None:
+    """Have the daemon move relays, all or none. Raises NoAnswerError where it does not; otherwise as ``ask``."""
     request = CoreSchedRequest(op=CoreSchedRequest.UPDATE, relay_cpu_map=pins)
-    response = ask(endpoint, request, CoreSchedResponse, keys=keys)
+    response = ask(endpoint, request, CoreSchedResponse, keys=keys, stop_fd=stop_fd)
     if response.status != CoreSchedResponse.OK:
         text = response.error_text or "the pins were refused"
         raise NoAnswerError(f"{text} (error {response.error_code} from {response.error_code_source})")

@@ -46,15 +46,24 @@ def command(
             click.echo(line)
 
 
-def fetch(endpoint: str, *, include_inactive: bool, delay_ms: int, keys: ClientKeys | None = None) -> StatsResponse:
+def fetch(
+    endpoint: str,
+    *,
+    include_inactive: bool,
+    delay_ms: int,
+    keys: ClientKeys | None = None,
+    stop_fd: int | None = None,
+) -> StatsResponse:
     """Ask the stats service for all relays, rates measured over ``delay_ms``.
 
     Raises:
         NoAnswerError: no answer within 2 s beyond the delay, or an answer that is not OK.
+        StoppedError: ``stop_fd`` became readable meanwhile.
         ProtocolError: the answer is not a StatsResponse.
     """
     request = StatsRequest(include_inactive=include_inactive, delay=delay_ms)
-    response = ask(endpoint, request, StatsResponse, timeout_s=REPLY_TIMEOUT_S + delay_ms / 1000, keys=keys)
+    timeout_s = REPLY_TIMEOUT_S + delay_ms / 1000
+    response = ask(endpoint, request, StatsResponse, timeout_s=timeout_s, keys=keys, stop_fd=stop_fd)
     if response.status != StatsResponse.OK:
         raise NoAnswerError(f"{endpoint}: refused with {StatsResponse.Status.Name(response.status)}")
     return response

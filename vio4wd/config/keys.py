@@ -265,7 +265,7 @@ _KEYS = (
     ),
     KeySpec(
         "VIO4WD_CORE_SCHED_SENSITIVITY", "scheduler_sensitivity", kinds.decimal(0, 1), Section.SCHEDULER,
-        "Imbalance of load, as a fraction, above which the load balancer moves relays.",
+        "The load balancer moves relays only where that takes at least this fraction of its load off the busiest CPU.",
     ),
     KeySpec(
         "VIO4WD_CORE_SCHED_POLL_INTERVAL", "scheduler_poll_interval_s", kinds.decimal(0.1, 3600, "seconds"),
@@ -278,7 +278,8 @@ _KEYS = (
     ),
     KeySpec(
         "VIO4WD_CORE_SCHED_GLOBAL_NUMA_OPT", "scheduler_global_numa", kinds.FLAG, Section.SCHEDULER,
-        "Let the load balancer also move relays to CPUs of other NUMA nodes.",
+        "Let the load balancer move relays to the worker CPUs of all NUMA nodes. Without it a relay is moved only to "
+        "those of its own node, or to any where its node has none.",
     ),
 )  # fmt: skip
 
