@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import struct
@@ -27,16 +28,22 @@ IMIX = "imix"
 IMIX_FRAMES = (64,) * 7 + (594,) * 4 + (1518,)
 """The simple Internet mix: 7 small, 4 medium, 1 large frame."""
 
+TARGETS = {"64": 1.8, "256": 1.5, "1518": 1.35}
+"""Frame size -> what the direct engine is to reach against dpdk-testpmd with the default rings: split, mergeable."""
+
+DEFAULT_RINGS = "default"
+
 FRONT_CPU, FORWARDER_CPU = 0, 1
 RELAY = 0
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One run of one contestant: packets per second, each way."""
+    """One run of one contestant with one kind of rings: packets per second, each way."""
 
     contestant: str
     frame: str
+    rings: str
     to_vm_pps: float
     to_vf_pps: float
 
@@ -88,7 +95,7 @@ def testpmd_peer(devargs: str, directory: Path) -> Iterator[Path]:
         peer.stop()
 
 
-def measure(contestant: str, frame: str, seconds: float, rings: str = "") -> Figure:
+def measure(contestant: str, frame: str, seconds: float, rings: str = DEFAULT_RINGS) -> Figure:
     """Run one contestant."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
@@ -97,7 +104,7 @@ def measure(contestant: str, frame: str, seconds: float, rings: str = "") -> Fig
             testpmd_peer(devargs, directory) if contestant == "testpmd" else relay(contestant, devargs, directory)
         )
         with forwarder as sock:
-            front = Testpmd(sock, directory, cpu=FRONT_CPU, options=rings)
+            front = Testpmd(sock, directory, cpu=FRONT_CPU, options="" if rings == DEFAULT_RINGS else rings)
             try:
                 front.command("start", "io packet forwarding")
                 time.sleep(1)
@@ -107,13 +114,64 @@ def measure(contestant: str, frame: str, seconds: float, rings: str = "") -> Fig
             finally:
                 front.stop()
     received, sent = (second[f"{way}-packets"] - first[f"{way}-packets"] for way in ("RX", "TX"))
-    return Figure(contestant, frame, received / elapsed, sent / elapsed)
+    return Figure(contestant, frame, rings, received / elapsed, sent / elapsed)
 
 
-def ratio(figures: list[Figure], ours: str, peer: str, frame: str) -> float:
-    """Median over the pairs of our rate by the peer's."""
-    rates = {c: [f.total_pps for f in figures if (f.contestant, f.frame) == (c, frame)] for c in (ours, peer)}
-    return statistics.median(mine / its for mine, its in zip(rates[ours], rates[peer], strict=True))
+@dataclass(frozen=True)
+class Comparison:
+    """All figures of a run. The first of ``names`` is what is compared, the last the peer, others are ours, too."""
+
+    names: list[str]
+    frames: list[str]
+    modes: list[str]
+    figures: list[Figure]
+
+    def ratio(self, ours: str, peer: str, frame: str, mode: str) -> float:
+        """Median over the pairs of our rate by the peer's."""
+        rates = {
+            name: [f.total_pps for f in self.figures if (f.contestant, f.frame, f.rings) == (name, frame, mode)]
+            for name in (ours, peer)
+        }
+        return statistics.median(mine / its for mine, its in zip(rates[ours], rates[peer], strict=True))
+
+    def lines(self) -> Iterator[str]:
+        """What came out: everything against everything, then the first one's ratios for the first kind of rings."""
+        first, peer = self.names[0], self.names[-1]
+        for mode in self.modes:
+            for frame in self.frames:
+                for other in self.names[1:-1]:
+                    yield f"{mode}, {frame}: {first} to {other} {self.ratio(first, other, frame, mode):.2f}"
+                    yield f"{mode}, {frame}: {other} to {peer} {self.ratio(other, peer, frame, mode):.2f}"
+                if mode != self.modes[0]:
+                    yield f"{mode}, {frame}: {first} to {peer} {self.ratio(first, peer, frame, mode):.2f}"
+        for frame in sorted(self.frames, key=lambda frame: frame != IMIX):  # the mix first, then by size
+            yield f"ratio-{frame}: {self.ratio(first, peer, frame, self.modes[0]):.2f}"
+        yield f"ratio: {self.ratio(first, peer, self.frames[0], self.modes[0]):.2f}"
+
+    def shortfalls(self) -> Iterator[str]:
+        """Where the first one misses a target (meant for the first kind of rings) or is behind another of ours."""
+        first, peer = self.names[0], self.names[-1]
+        for frame, target in TARGETS.items():
+            if frame in self.frames and (got := self.ratio(first, peer, frame, self.modes[0])) < target:
+                yield f"{frame}: {first} to {peer} {got:.2f}, the target is {target:.2f}"
+        for mode, frame, other in itertools.product(self.modes, self.frames, self.names[1:-1]):
+            if (got := self.ratio(first, other, frame, mode)) < 1:
+                yield f"{mode}, {frame}: {first} to {other} {got:.2f}"
+
+
+def compare(names: list[str], frames: list[str], modes: list[str], pairs: int, seconds: float) -> Comparison:
+    """Run all contestants in turns, and show each figure."""
+    comparison = Comparison(names, frames, modes, [])
+    click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>21}" for name in names) + "   (Mpps to VM / to VF)")
+    for mode in modes:
+        if modes != [DEFAULT_RINGS]:
+            click.echo(f"rings: {mode}")
+        for frame, pair in itertools.product(frames, range(pairs)):
+            row = [measure(name, frame, seconds, mode) for name in names]
+            comparison.figures.extend(row)
+            cells = "  ".join(f"{f.to_vm_pps / 1e6:>9.2f} / {f.to_vf_pps / 1e6:>9.2f}" for f in row)
+            click.echo(f"{frame:>6} {pair + 1:>4}  {cells}")
+    return comparison
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,28 +179,35 @@ def ratio(figures: list[Figure], ours: str, peer: str, frame: str) -> float:
 @click.option("--seconds", default=4.0, show_default=True, help="Measured time of each run.")
 @click.option("--frames", default="64,256,1518,imix", show_default=True, help="Frame sizes in bytes, FCS included.")
 @click.option("--contestants", default="direct,library,testpmd", show_default=True, help="The first is compared.")
-@click.option("--rings", default="", help="Options of the front end (virtio-user), such as packed_vq=1.")
+@click.option(
+    "--rings",
+    multiple=True,
+    default=[DEFAULT_RINGS],
+    show_default=True,
+    help="Options of the front end (virtio-user), such as packed_vq=1; give it again for more kinds of rings.",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
-def command(pairs: int, seconds: float, frames: str, contestants: str, rings: str, json_path: Path | None) -> None:
-    """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size."""
-    names, sizes = contestants.split(","), frames.split(",")
-    figures: list[Figure] = []
-    click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>21}" for name in names) + "   (Mpps to VM / to VF)")
-    for frame in sizes:
-        for pair in range(pairs):
-            row = [measure(name, frame, seconds, rings) for name in names]
-            figures += row
-            cells = "  ".join(f"{f.to_vm_pps / 1e6:>9.2f} / {f.to_vf_pps / 1e6:>9.2f}" for f in row)
-            click.echo(f"{frame:>6} {pair + 1:>4}  {cells}")
+@click.option("--check", is_flag=True, help="Exit with 1 where the first contestant misses a target or is behind ours.")
+def command(
+    pairs: int,
+    seconds: float,
+    frames: str,
+    contestants: str,
+    rings: tuple[str, ...],
+    json_path: Path | None,
+    check: bool,
+) -> None:
+    """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size and kind of rings."""
+    comparison = compare(contestants.split(","), frames.split(","), list(rings), pairs, seconds)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
-    for frame in sizes:
-        for other in names[1:-1]:
-            click.echo(f"{frame}: {names[0]} to {other} {ratio(figures, names[0], other, frame):.2f}")
-            click.echo(f"{frame}: {other} to {names[-1]} {ratio(figures, other, names[-1], frame):.2f}")
-    for frame in sorted(sizes, key=lambda frame: frame != IMIX):  # the mix first, then by size
-        click.echo(f"ratio-{frame}: {ratio(figures, names[0], names[-1], frame):.2f}")
-    click.echo(f"ratio: {ratio(figures, names[0], names[-1], sizes[0]):.2f}")
+        json_path.write_text(json.dumps([asdict(figure) for figure in comparison.figures], indent=1))
+    shortfalls = list(comparison.shortfalls()) if check else []
+    for line in shortfalls:
+        click.echo(f"short: {line}")
+    for line in comparison.lines():
+        click.echo(line)
+    if shortfalls:
+        sys.exit(1)
 
 
 def main() -> int:

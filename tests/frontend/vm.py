@@ -173,10 +173,11 @@ class FrontEnd:
         self.set_u64(Request.SET_VRING_KICK, index, [ring.kick_fd])
         yield f"SET_VRING_KICK {index}"
 
-    def set_address(self, index: int) -> None:
+    def set_address(self, index: int, *, logged: bool = False) -> None:
+        """Tell where the ring is; ``logged``: what is written to its used part is to be logged, too."""
         ring, user = self.rings[index], self.memory.user
-        addresses = (user(ring.descriptors), user(ring.used), user(ring.available), 0)
-        self.wire.send(Request.SET_VRING_ADDR, struct.pack("<IIQQQQ", index, 0, *addresses))
+        addresses = (user(ring.descriptors), user(ring.used), user(ring.available), ring.used if logged else 0)
+        self.wire.send(Request.SET_VRING_ADDR, struct.pack("<IIQQQQ", index, int(logged), *addresses))
 
     def set_memory(self) -> None:
         """SET_MEM_TABLE with all regions."""

@@ -17,6 +17,7 @@ from harness.wire import DATA, Wire
 pytestmark = pytest.mark.dpdk
 
 PING_INTERVAL_MS = 50
+LOGGED = "its memory is being logged for a migration"
 
 
 @pytest.fixture
@@ -65,7 +66,15 @@ def test_a_guest_migrates(
         assert checksum_errors(target) == 0
         # Until the guest runs again the bridge sends to where it was.
         assert pings.received >= pings.sent - 2 - downtime_ms / PING_INTERVAL_MS
-        assert daemon.stats()["relay_1.active"] == "True"
+        stats = daemon.stats()
+        assert stats["relay_1.active"] == "True"
+        for direction in ("vf_to_vm", "vm_to_vf"):
+            assert int(stats[f"relay_0.{direction}.work.library_bursts"]), "memory was logged, which it does"
+            assert bool(int(stats[f"relay_1.{direction}.work.direct_bursts"])) == (engine == "direct")
+        if engine == "direct":
+            for ring in (0, 1):
+                assert f"relay 0: rte_vhost works ring {ring}: {LOGGED}" in daemon.child.log
+                assert f"relay 1: rte_vhost works ring {ring}" not in daemon.child.log
         assert wire.ping(50).received == 50
         assert wire.pinged(target, 20).received == 20
         source.stop()
