@@ -198,6 +198,7 @@ class Rig:
         self.queue[2] = 32
         self.lane = np.zeros(1, LANE_PADDED)
         self.core = np.zeros(1, LCORE)
+        self.note = np.zeros(2, np.int64)
         self.operations = np.zeros(64 + 128, np.uint8)
         Pool.put(self.operations.ctypes.data + mbuf.OPS_FIRST + mbuf.OPS_DEQUEUE, "u8", no_more.address)
         self._fill_core()
@@ -227,6 +228,7 @@ class Rig:
             "eventfd_write": ctypes.cast(_libc.eventfd_write, ctypes.c_void_p).value or 0,
             "mempool_operations": self.operations.ctypes.data,
             "own_address": self.core.ctypes.data,
+            "note": self.note.ctypes.data,
         }
         for name, address in functions.items():
             self.core[name] = address
