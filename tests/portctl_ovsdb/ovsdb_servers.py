@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -32,11 +33,16 @@ class OvsdbServer:
         command += ["-vconsole:off", "-vsyslog:off"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + LIMIT_S
-        while not self.socket.exists():
+        while not self._listens():
             assert time.monotonic() < deadline, "ovsdb-server does not start"
             assert self._process.poll() is None, "ovsdb-server has ended"
             time.sleep(0.01)
         self.vsctl("init")
+
+    def _listens(self) -> bool:
+        """Whether connections are taken: the socket file is there somewhat earlier."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def kill(self) -> None:
         """End the server with SIGKILL, if there is one; its socket stays behind."""

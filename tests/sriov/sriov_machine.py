@@ -54,15 +54,6 @@ RECIPE = Recipe(
 PORTABLE_CODE = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 """numba's environment for compiled code that runs on any CPU: QEMU emulates another one than this machine's."""
 
-COMPILE = """
-from vio4wd.relay.compiled_cache import use_cache
-use_cache()
-from vio4wd.dpdk_ffi.log_writer import compile_writer
-from vio4wd.relay.loop import compile_loop
-compile_writer()
-compile_loop(cached=True)
-"""
-
 
 def compiled_code() -> Path:
     """The compiled loop for any CPU, and byte code beside our sources; made here, where it takes much less time."""
@@ -70,7 +61,9 @@ def compiled_code() -> Path:
     compileall = [sys.executable, "-m", "compileall", "-q", CHECKOUT / "vio4wd", CHECKOUT / "tests" / "frontend"]
     subprocess.run(compileall, check=True, timeout=60)
     environment = os.environ | PORTABLE_CODE | {"CACHE_DIRECTORY": str(directory)}
-    subprocess.run([sys.executable, "-c", COMPILE], check=True, env=environment, cwd=CHECKOUT, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "vio4wd.relay.precompile"], check=True, env=environment, cwd=CHECKOUT, timeout=120
+    )
     return directory
 
 
