@@ -206,8 +206,9 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
             return i
         if length <= header or length - header > room:
             return i
-        prefetch(region_host + offset)
-        prefetch(region_host + offset + CACHE_LINE)
+        # Not the header's line, if that is another: it is the guest's CPU that has it, and nobody reads it here.
+        prefetch(region_host + offset + header)
+        prefetch(region_host + offset + header + CACHE_LINE)
         prefetch(load64(buffers - 8 * i))
         store64(plan + 16 * i, region_host + offset)
         store64(plan + 16 * i + 8, rest)
