@@ -84,6 +84,17 @@ def fitting(core: Any, lane: Any, packets: int, count: int) -> Any:
 
 
 @numba.njit(inline="always", error_model="numpy")
+def _sizes(packets: int, count: int) -> Any:
+    """Sum of the packet lengths of ``count`` mbufs, and the longest, in one pass."""
+    total, most = types.intp(0), types.intp(0)
+    for i in range(count):
+        size = types.intp(load32(load64(packets + 8 * i) + MBUF_PKT_LEN))
+        total += size
+        most = max(most, size)
+    return total, most
+
+
+@numba.njit(inline="always", error_model="numpy")
 def _receive(core: Any, lane: Any, packets: int) -> Any:
     """Read a burst from the near side into the empty hold of the lane; answers how many packets."""
     if lane.direction == 0:
@@ -92,9 +103,11 @@ def _receive(core: Any, lane: Any, packets: int) -> Any:
         count = types.intp(
             _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
         )
-        count = fitting(core, lane, packets, count)
     if count:
-        size = packet_bytes(packets, count)
+        size, most = _sizes(packets, count)
+        if lane.direction and most > lane.longest:
+            count = _drop_too_long(core, lane, packets, count)
+            size = packet_bytes(packets, count)
         lane.received_pkts += count
         lane.received_bytes += size
         lane.held_head = 0
