@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from frontend import FrontEnd, GuestMemory, Wire
+from frontend.echo import ready
 from frontend.split import Buffer
 from harness.daemon import Daemon
 from harness.process import wait_for
@@ -45,16 +46,6 @@ def up(daemon: Daemon, relay: int, memory: GuestMemory | None = None) -> Iterato
         vm.post_rx()
         ready(vm)
         yield vm
-
-
-def ready(vm: FrontEnd) -> None:
-    deadline = time.monotonic() + 10
-    while not vm.poll():
-        assert time.monotonic() < deadline, "no frame came back"
-        vm.send(bytes(60))
-        time.sleep(0.01)
-    time.sleep(0.05)
-    vm.poll()
 
 
 def test_a_call_eventfd_that_blocks_holds_up_the_others_for_a_moment(engine: Daemon) -> None:

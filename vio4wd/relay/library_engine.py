@@ -76,22 +76,19 @@ def _drop_too_long(core: Any, lane: Any, packets: int, count: int) -> Any:
 
 @numba.njit(inline="always", error_model="numpy")
 def fitting(core: Any, lane: Any, packets: int, count: int) -> Any:
-    """Drop what the guest sent in excess of the VF's longest frame; answers how many packets are left."""
-    most = 0
-    for i in range(count):
-        most = max(most, load32(load64(packets + 8 * i) + MBUF_PKT_LEN))
-    return count if most <= lane.longest else _drop_too_long(core, lane, packets, count)
+    """Drop what the guest sent in excess of the VF's longest frame; answers how many packets are left, and their bytes.
 
-
-@numba.njit(inline="always", error_model="numpy")
-def _sizes(packets: int, count: int) -> Any:
-    """Sum of the packet lengths of ``count`` mbufs, and the longest, in one pass."""
+    Lengths are looked at once: a second pass costs 1 % of a saturated lcore.
+    """
     total, most = types.intp(0), types.intp(0)
     for i in range(count):
         size = types.intp(load32(load64(packets + 8 * i) + MBUF_PKT_LEN))
         total += size
         most = max(most, size)
-    return total, most
+    if most > lane.longest:
+        count = _drop_too_long(core, lane, packets, count)
+        total = types.intp(packet_bytes(packets, count))
+    return count, total
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -99,15 +96,13 @@ def _receive(core: Any, lane: Any, packets: int) -> Any:
     """Read a burst from the near side into the empty hold of the lane; answers how many packets."""
     if lane.direction == 0:
         count = types.intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
+        size = types.intp(packet_bytes(packets, count))
     else:
-        count = types.intp(
+        got = types.intp(
             _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
         )
+        count, size = fitting(core, lane, packets, got)
     if count:
-        size, most = _sizes(packets, count)
-        if lane.direction and most > lane.longest:
-            count = _drop_too_long(core, lane, packets, count)
-            size = packet_bytes(packets, count)
         lane.received_pkts += count
         lane.received_bytes += size
         lane.held_head = 0

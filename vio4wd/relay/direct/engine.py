@@ -243,8 +243,8 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
                 break
             continue
         if outcome == -_HAND_OVER:
-            taken = _library_collect(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
-            size += packet_bytes(packets + 8 * count, taken)
+            taken, octets = _library_collect(core, lane, ring, ring_address, packets + 8 * count, intp(BURST) - count)
+            size += octets
             count += taken
         elif outcome != _NOTHING:
             ring.rule = -outcome
@@ -259,8 +259,7 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
     ring.polls += 1 + core.sleep_us
     if ring.polls >= POLLS_BEFORE_LIBRARY:
         ring.polls = 0
-        count = _library_collect(core, lane, ring, ring_address, packets, intp(BURST))
-        size = packet_bytes(packets, count)
+        count, size = _library_collect(core, lane, ring, ring_address, packets, intp(BURST))
     else:
         offered = _offered(ring)
         if offered <= 0:
