@@ -40,6 +40,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.alive = True
+        self.crashed = False
         self.facts = {"max_ports": 32}
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.answers: dict[str, Callable[[dict[str, Any]], None]] = {}
