@@ -168,7 +168,7 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
             return i
         if length <= header or length - header > room:
             return i
-        # Not the header's line, if that is another: it is the guest's CPU that has it, and nobody reads it here.
+        # Not the header's line, if that is another: the guest's CPU has it, and it is read only for agreed offloads.
         prefetch(region_host + offset + header)
         prefetch(region_host + offset + header + CACHE_LINE)
         prefetch(load64(buffers - 8 * i))
