@@ -12,12 +12,16 @@ from drivers import Piece, SplitDriver
 from numba import types
 from rig import Rig
 
-from vio4wd.relay.loop import LONG_WALK, _poll_lanes
+from vio4wd.relay.loop import LONG_WALK, _poll_lanes, is_measured
 from vio4wd.relay.records import core_at
 
 VERSION_1, MERGEABLE = 1 << 32, 1 << 15
 TO_VM = 0
 intp = types.intp
+
+MEASURED = next(epoch for epoch in range(1, 1000) if is_measured(epoch))
+UNMEASURED = next(epoch for epoch in range(1, 1000) if not is_measured(epoch))
+"""Rounds of the two kinds."""
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +38,10 @@ def poll_lanes() -> Any:
 @pytest.mark.parametrize(
     ("pieces", "length", "epoch", "charged"),
     [
-        pytest.param(LONG_WALK, 100, 16, True, id="long walks in vain"),
-        pytest.param(LONG_WALK, 100, 17, False, id="in a round that is not measured"),
-        pytest.param(LONG_WALK - 1, 100, 16, False, id="a guest that offers too little for a while"),
-        pytest.param(LONG_WALK, LONG_WALK - 12, 16, True, id="a packet"),
+        pytest.param(LONG_WALK, 100, MEASURED, True, id="long walks in vain"),
+        pytest.param(LONG_WALK, 100, UNMEASURED, False, id="in a round that is not measured"),
+        pytest.param(LONG_WALK - 1, 100, MEASURED, False, id="a guest that offers too little for a while"),
+        pytest.param(LONG_WALK, LONG_WALK - 12, MEASURED, True, id="a packet"),
     ],
 )
 def test_what_is_charged(
