@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from bench.machine import Conditions, Probe, best_of
 from harness.daemon import Daemon
 from harness.process import Child, wait_for
 from harness.scheduling import no_autogroups
@@ -37,19 +38,59 @@ FRONT_CPU, FORWARDER_CPU = 0, 1
 RELAY = 0
 
 
+SAMPLE_SECONDS = 0.2
+MIN_SAMPLES = 3
+"""Samples under like conditions that each contestant of a pair must have."""
+
+MAX_TRIES = 3
+"""Times that a pair is run until its contestants have had like conditions."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A fraction of a second of one run: packets per second, each way, and what the CPUs were worth around it."""
+
+    to_vm_pps: float
+    to_vf_pps: float
+    before: Conditions
+    after: Conditions
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One run of one contestant with one kind of rings: packets per second, each way."""
+    """One run of one contestant with one kind of rings."""
 
     contestant: str
     frame: str
     rings: str
-    to_vm_pps: float
-    to_vf_pps: float
+    samples: tuple[Sample, ...]
 
-    @property
-    def total_pps(self) -> float:
-        return self.to_vm_pps + self.to_vf_pps
+    def under(self, conditions: Likeness | None, best: Conditions) -> list[Sample]:
+        """The samples that were taken under these conditions, before and after; None: all of them."""
+        return [s for s in self.samples if conditions in (None, likeness(s, best))]
+
+
+Likeness = tuple[bool, bool]
+"""Whether the CPUs were near, and all ours: see ``Conditions.alike``."""
+
+LIKENESSES: dict[Likeness | None, str] = {
+    (True, True): "calm",
+    (True, False): "cores shared",
+    (False, True): "cores far apart",
+    (False, False): "far apart, shared",
+    None: "not alike",
+}
+
+
+def likeness(sample: Sample, best: Conditions) -> Likeness | None:
+    """The conditions of a sample beside the best; None if they changed meanwhile."""
+    before, after = sample.before.alike(best), sample.after.alike(best)
+    return before if before == after else None
+
+
+def rates(samples: list[Sample]) -> tuple[float, float]:
+    """Medians: packets per second to the VM and to the VF."""
+    return statistics.median(s.to_vm_pps for s in samples), statistics.median(s.to_vf_pps for s in samples)
 
 
 def source_devargs(frame: str, directory: Path) -> str:
@@ -95,7 +136,19 @@ def testpmd_peer(devargs: str, directory: Path) -> Iterator[Path]:
         peer.stop()
 
 
-def measure(contestant: str, frame: str, seconds: float, rings: str = DEFAULT_RINGS) -> Figure:
+def take_samples(front: Testpmd, probe: Probe, seconds: float) -> Iterator[Sample]:
+    """Read the front end's counters again and again."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        before = probe.look()
+        first, begun = front.counters(), time.monotonic()
+        time.sleep(SAMPLE_SECONDS)
+        second, elapsed = front.counters(), time.monotonic() - begun
+        received, sent = (second[f"{way}-packets"] - first[f"{way}-packets"] for way in ("RX", "TX"))
+        yield Sample(received / elapsed, sent / elapsed, before, probe.look())
+
+
+def measure(contestant: str, frame: str, rings: str, seconds: float, probe: Probe) -> Figure:
     """Run one contestant."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
@@ -108,31 +161,51 @@ def measure(contestant: str, frame: str, seconds: float, rings: str = DEFAULT_RI
             try:
                 front.command("start", "io packet forwarding")
                 time.sleep(1)
-                first, begun = front.counters(), time.monotonic()
-                time.sleep(seconds)
-                second, elapsed = front.counters(), time.monotonic() - begun
+                return Figure(contestant, frame, rings, tuple(take_samples(front, probe, seconds)))
             finally:
                 front.stop()
-    received, sent = (second[f"{way}-packets"] - first[f"{way}-packets"] for way in ("RX", "TX"))
-    return Figure(contestant, frame, rings, received / elapsed, sent / elapsed)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One run of each contestant, one after the other."""
+
+    figures: tuple[Figure, ...]
+
+    def conditions(self, best: Conditions) -> Likeness | None:
+        """Under which all contestants have enough samples: calm ones if there are, else the most; None: there are none."""
+        fewest = {
+            alike: min(len(figure.under(alike, best)) for figure in self.figures) for alike in LIKENESSES if alike
+        }
+        enough = {alike: count for alike, count in fewest.items() if count >= MIN_SAMPLES}
+        return (True, True) if (True, True) in enough else max(enough, key=enough.__getitem__, default=None)
+
+    def rates(self, best: Conditions) -> dict[str, tuple[float, float]]:
+        """Contestant -> packets per second to the VM and to the VF, of comparable samples (of all if there are none)."""
+        alike = self.conditions(best)
+        return {figure.contestant: rates(figure.under(alike, best)) for figure in self.figures}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All figures of a run. The first of ``names`` is what is compared, the last the peer, others are ours, too."""
+    """All pairs of a run. The first of ``names`` is what is compared, the last the peer, others are ours, too."""
 
     names: list[str]
     frames: list[str]
     modes: list[str]
-    figures: list[Figure]
+    pairs: list[Pair]
+
+    def best(self) -> Conditions:
+        """The best conditions of the whole run."""
+        samples = [s for pair in self.pairs for figure in pair.figures for s in figure.samples]
+        return best_of([c for s in samples for c in (s.before, s.after)])
 
     def ratio(self, ours: str, peer: str, frame: str, mode: str) -> float:
-        """Median over the pairs of our rate by the peer's."""
-        rates = {
-            name: [f.total_pps for f in self.figures if (f.contestant, f.frame, f.rings) == (name, frame, mode)]
-            for name in (ours, peer)
-        }
-        return statistics.median(mine / its for mine, its in zip(rates[ours], rates[peer], strict=True))
+        """Median over the pairs of our rate by the peer's; those under unlike conditions count if there are no others."""
+        best = self.best()
+        pairs = [p for p in self.pairs if (p.figures[0].frame, p.figures[0].rings) == (frame, mode)]
+        alike = [pair for pair in pairs if pair.conditions(best)] or pairs
+        return statistics.median(sum(r[ours]) / sum(r[peer]) for r in (pair.rates(best) for pair in alike))
 
     def lines(self) -> Iterator[str]:
         """What came out: everything against everything, then the first one's ratios for the first kind of rings."""
@@ -160,18 +233,31 @@ class Comparison:
 
 
 def compare(names: list[str], frames: list[str], modes: list[str], pairs: int, seconds: float) -> Comparison:
-    """Run all contestants in turns, and show each figure."""
+    """Run all contestants in turns, and show each figure.
+
+    A pair whose contestants had no conditions in common is run again.
+    """
     comparison = Comparison(names, frames, modes, [])
-    click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>21}" for name in names) + "   (Mpps to VM / to VF)")
-    for mode in modes:
-        if modes != [DEFAULT_RINGS]:
-            click.echo(f"rings: {mode}")
-        for frame, pair in itertools.product(frames, range(pairs)):
-            row = [measure(name, frame, seconds, mode) for name in names]
-            comparison.figures.extend(row)
-            cells = "  ".join(f"{f.to_vm_pps / 1e6:>9.2f} / {f.to_vf_pps / 1e6:>9.2f}" for f in row)
-            click.echo(f"{frame:>6} {pair + 1:>4}  {cells}")
+    click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>15}" for name in names) + "   (Mpps to VM / to VF)")
+    with closing(Probe(FRONT_CPU, FORWARDER_CPU)) as probe:
+        for mode in modes:
+            if modes != [DEFAULT_RINGS]:
+                click.echo(f"rings: {mode}")
+            for frame, number in itertools.product(frames, range(1, pairs + 1)):
+                for _ in range(MAX_TRIES):
+                    pair = Pair(tuple(measure(name, frame, mode, seconds, probe) for name in names))
+                    comparison.pairs.append(pair)
+                    show(pair, number, comparison.best())
+                    if pair.conditions(comparison.best()):
+                        break
     return comparison
+
+
+def show(pair: Pair, number: int, best: Conditions) -> None:
+    """Print a pair as a row."""
+    figures = pair.rates(best).values()
+    cells = "  ".join(f"{to_vm / 1e6:>6.2f} / {to_vf / 1e6:>6.2f}" for to_vm, to_vf in figures)
+    click.echo(f"{pair.figures[0].frame:>6} {number:>4}  {cells}   {LIKENESSES[pair.conditions(best)]}")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -200,7 +286,7 @@ def command(
     """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size and kind of rings."""
     comparison = compare(contestants.split(","), frames.split(","), list(rings), pairs, seconds)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(figure) for figure in comparison.figures], indent=1))
+        json_path.write_text(json.dumps([asdict(figure) for pair in comparison.pairs for figure in pair.figures], indent=1))
     shortfalls = list(comparison.shortfalls()) if check else []
     for line in shortfalls:
         click.echo(f"short: {line}")
