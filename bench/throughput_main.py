@@ -173,7 +173,7 @@ class Pair:
     figures: tuple[Figure, ...]
 
     def conditions(self, best: Conditions) -> Likeness | None:
-        """Under which all contestants have enough samples: calm ones if there are, else the most; None: there are none."""
+        """Under which all contestants have enough samples: calm if possible, else the most frequent; None: none."""
         fewest = {
             alike: min(len(figure.under(alike, best)) for figure in self.figures) for alike in LIKENESSES if alike
         }
@@ -181,7 +181,7 @@ class Pair:
         return (True, True) if (True, True) in enough else max(enough, key=enough.__getitem__, default=None)
 
     def rates(self, best: Conditions) -> dict[str, tuple[float, float]]:
-        """Contestant -> packets per second to the VM and to the VF, of comparable samples (of all if there are none)."""
+        """Contestant -> packets per second to the VM and to the VF, of comparable samples, or of all if none are."""
         alike = self.conditions(best)
         return {figure.contestant: rates(figure.under(alike, best)) for figure in self.figures}
 
@@ -201,7 +201,7 @@ class Comparison:
         return best_of([c for s in samples for c in (s.before, s.after)])
 
     def ratio(self, ours: str, peer: str, frame: str, mode: str) -> float:
-        """Median over the pairs of our rate by the peer's; those under unlike conditions count if there are no others."""
+        """Median over the pairs of our rate by the peer's. Without any under like conditions, all pairs count."""
         best = self.best()
         pairs = [p for p in self.pairs if (p.figures[0].frame, p.figures[0].rings) == (frame, mode)]
         alike = [pair for pair in pairs if pair.conditions(best)] or pairs
@@ -286,7 +286,9 @@ def command(
     """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size and kind of rings."""
     comparison = compare(contestants.split(","), frames.split(","), list(rings), pairs, seconds)
     if json_path is not None:
-        json_path.write_text(json.dumps([asdict(figure) for pair in comparison.pairs for figure in pair.figures], indent=1))
+        json_path.write_text(
+            json.dumps([asdict(figure) for pair in comparison.pairs for figure in pair.figures], indent=1)
+        )
     shortfalls = list(comparison.shortfalls()) if check else []
     for line in shortfalls:
         click.echo(f"short: {line}")

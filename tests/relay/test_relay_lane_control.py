@@ -125,6 +125,8 @@ def test_positions_that_a_dead_worker_leaves(table: LaneTable) -> None:
     worker.lanes.set(RELAY, paused=False)
     rings["saving"][1] = 8
     assert saved_positions(rings) == {0: at_seven, 1: SavedPosition(7, 8)}
+    rings["one_by_one"][1] = 1
+    assert saved_positions(rings) == {0: at_seven, 1: SavedPosition(7, 8, one_by_one=True)}
     worker.lanes.set(RELAY, queues=())
     assert saved_positions(rings) == {0: at_seven}, "rte_vhost drains ring 1, nobody has ring 0"
     worker.lanes.set(RELAY, guest=None)

@@ -127,24 +127,39 @@ def packed_record(bits: list[tuple[int, int]], ids: list[int] | None = None) -> 
     return record
 
 
+def available_bits(number: int, size: int) -> tuple[int, int]:
+    """Flags (avail, used) of the buffer that is the ``number``-th since the ring began, when the driver offers it."""
+    wrap = 1 - (number // size) % 2
+    return wrap, 1 - wrap
+
+
+def used_bits(number: int, size: int) -> tuple[int, int]:
+    """The same when the device has given it back."""
+    wrap = 1 - (number // size) % 2
+    return wrap, wrap
+
+
+def position_of(number: int, size: int) -> int:
+    """The slot of that buffer, with the wrap counter."""
+    return number % size | (0 if (number // size) % 2 else 0x8000)
+
+
 @given(st.integers(1, 64), st.integers(0, 200), st.data())
 def test_packed_position_of_single_descriptor_buffers(size: int, done: int, data: st.DataObject) -> None:
     """A driver and a device run for a while; the position that memory shows is the device's."""
     available = done + data.draw(st.integers(0, size))
     bits = [(0, 0)] * size
     for i in range(available):
-        wrap = 1 - (i // size) % 2
-        bits[i % size] = (wrap, 1 - wrap)
+        bits[i % size] = available_bits(i, size)
     for i in range(done):
-        wrap = 1 - (i // size) % 2
         if i + size >= available:
-            bits[i % size] = (wrap, wrap)
+            bits[i % size] = used_bits(i, size)
     record = packed_record(bits)
     try:
         base = ring_base(record, 0, None)
     finally:
         record.close()
-    expected = done % size | (0x8000 if 1 - (done // size) % 2 else 0)
+    expected = position_of(done, size)
     assert base == expected | expected << 16
 
 
@@ -167,6 +182,29 @@ def test_packed_position_of_a_buffer_that_was_just_given_back(bits: tuple[int, i
     record = packed_record([(1, 1), bits, (1, 0), (0, 0)])
     assert ring_base(record, 0, SavedPosition(0x8001, 0x8002)) == expected | expected << 16
     record.close()
+
+
+@given(st.integers(1, 64), st.integers(0, 200), st.data())
+def test_packed_position_in_a_burst_of_single_descriptor_buffers(size: int, begun: int, data: st.DataObject) -> None:
+    """A device dies when it has given back some buffers of a burst; the driver has reused some of those already."""
+    burst = data.draw(st.integers(1, size))
+    given_back = data.draw(st.integers(0, burst))
+    reused = data.draw(st.integers(0, given_back))
+    bits = [(0, 0)] * size
+    for i in range(begun + burst):
+        bits[i % size] = used_bits(i, size)
+    for i in range(begun + given_back, begun + burst):
+        bits[i % size] = available_bits(i, size)
+    for i in range(begun + size, begun + size + reused):
+        bits[i % size] = available_bits(i, size)
+    record = packed_record(bits)
+    try:
+        saved = SavedPosition(position_of(begun, size), position_of(begun + burst, size), one_by_one=True)
+        base = ring_base(record, 0, saved)
+    finally:
+        record.close()
+    expected = position_of(begun + given_back, size)
+    assert base == expected | expected << 16
 
 
 def test_split_position_is_in_memory_else_saved() -> None:

@@ -67,14 +67,21 @@ def _read(record: SessionRecord, index: int, address: int, size: int) -> bytes:
 
 
 def _packed_position(record: SessionRecord, index: int, ring: Ring, saved: SavedPosition) -> int:
-    """Where a packed ring goes on: behind the buffer at the saved position if the guest can see that it was used."""
+    """Where a packed ring goes on: at the first buffer from the saved position on that the guest cannot see as used."""
     if saved.position == saved.following:
         return saved.position
-    if ring.address is None:
-        raise UnknownRingBase(f"ring {index} was started without an address")
-    slot, wrap = saved.position & ~_WRAP_BIT, bool(saved.position & _WRAP_BIT)
-    data = _read(record, index, ring.address.descriptors + slot * _DESCRIPTOR_BYTES, _DESCRIPTOR_BYTES)
-    return saved.position if _bits(data) == (wrap, not wrap) else saved.following
+    if ring.address is None or ring.size is None:
+        raise UnknownRingBase(f"ring {index} was started without an address or size")
+    position = saved.position
+    for _ in range(ring.size if saved.one_by_one else 1):
+        slot, wrap = position & ~_WRAP_BIT, bool(position & _WRAP_BIT)
+        data = _read(record, index, ring.address.descriptors + slot * _DESCRIPTOR_BYTES, _DESCRIPTOR_BYTES)
+        if _bits(data) == (wrap, not wrap):
+            return position
+        position = position + 1 if slot + 1 < ring.size else (position & _WRAP_BIT) ^ _WRAP_BIT
+        if position == saved.following:
+            break
+    return saved.following
 
 
 def _packed_guess(record: SessionRecord, index: int, ring: Ring) -> int:

@@ -69,6 +69,7 @@ def _publish(core: Any, ring: Any, ring_address: int) -> None:
     else:
         ring.unsynced += (ring.position - ring.published) & 0xFFFF
         _publish_split(core.own_address, ring_address)
+        split.expect(ring)
 
 
 @compiled
@@ -185,8 +186,6 @@ def _vf_to_vm(core_address: int, address: int) -> Any:
             ring.rule = -room
         return 0
     received, head, count = intp(0), intp(lane.held_head), intp(lane.held_count)
-    if not ring.packed:
-        split.expect(ring, min(room, BURST))
     if count == 0:
         # For a full burst, though less may fit: vector drivers give nothing to those who ask for a few.
         received = intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
@@ -266,8 +265,6 @@ def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
             if offered < 0:
                 ring.rule = -offered
             return 0
-        if not ring.packed:
-            split.expect(ring, min(offered, BURST))
         before = _own_packets(ring)
         count, size = _collect(core, lane, ring, ring_address, packets)
         lane.direct_bursts += _own_packets(ring) != before

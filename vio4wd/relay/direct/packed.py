@@ -1,7 +1,7 @@
 """Packed rings: the common shape, one descriptor for a packet, a burst at a time. Compiled by numba.
 
 As for split rings; here the ring itself says what is available, descriptor by descriptor. Used descriptors are written
-in order, and each one's position is saved before and after: where a ring was when its process died is then certain.
+in order, and the positions before and after a burst are saved: where a ring was when its process died can then be told.
 VIRTIO 1.2, section 2.8.
 """
 
@@ -13,7 +13,14 @@ from numba import types
 
 from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
-from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch64, fetch64_acquire
+from vio4wd.relay.direct.guest_memory import (
+    CACHE_LINE,
+    copy,
+    fetch16,
+    fetch64,
+    fetch64_acquire,
+    write_plain_header,
+)
 from vio4wd.relay.direct.notify import notify_packed
 from vio4wd.relay.direct.ring_record import RING_OFFSETS
 from vio4wd.relay.lanes import BURST
@@ -38,7 +45,6 @@ from vio4wd.relay.native import (
     prefetch,
     prefetch_to_write,
     stack_space,
-    store16,
     store32,
     store64,
     store64_release,
@@ -51,7 +57,7 @@ WRAP = 1 << 15
 _USED_FLAGS = (DESC_AVAIL | DESC_USED) << 48
 _USED_FLAGS_SIGNED = _USED_FLAGS - (1 << 64)
 _WRITE_FLAG = DESC_WRITE << 48
-_SAVED, _KNOWN = RING_OFFSETS["saved"], RING_OFFSETS["known"]
+_SAVED, _SAVING, _KNOWN = RING_OFFSETS["saved"], RING_OFFSETS["saving"], RING_OFFSETS["known"]
 intp = types.intp
 _plan = stack_space(BURST * 16)
 
@@ -82,18 +88,15 @@ def offered(ring: Any) -> Any:
 
 
 @compiled
-def _used_word(position: int, buffer: int, length: int) -> Any:
-    """The second half of a used descriptor."""
-    word = length | buffer << 32
-    if length:
-        word |= _WRITE_FLAG
-    if position & WRAP:
-        word |= _USED_FLAGS_SIGNED
-    return word
+def _used_word(buffer: int, length: int) -> Any:
+    """The second half of a used descriptor, but for the two flags that depend on the lap."""
+    return length | buffer << 32 | (_WRITE_FLAG if length else 0)
 
 
 @compiled
 def _put(ring: Any, position: int, word: int) -> None:
+    if position & WRAP:
+        word |= _USED_FLAGS_SIGNED
     store64_release(ring.descriptors + DESC_BYTES * (position & ~WRAP) + 8, word)
 
 
@@ -101,8 +104,27 @@ def _put(ring: Any, position: int, word: int) -> None:
 def use(ring: Any, address: int, buffer: int, length: int, slots: int) -> None:
     """Give the buffer at the position back: its id, bytes written, slots that it took. ``address`` is the record's."""
     after = advanced(ring, ring.position, slots)
-    ring.saving = after
-    _put(ring, ring.position, _used_word(ring.position, buffer, length))
+    ring.one_by_one = 0
+    store64_release(address + _SAVING, after)
+    _put(ring, ring.position, _used_word(buffer, length))
+    store64_release(address + _SAVED, after)
+    ring.position = after
+
+
+@compiled
+def _use_burst(ring: Any, address: int, words: int, count: int) -> None:
+    """Give back the next ``count`` buffers, of one descriptor each; at ``words``, 16 bytes apart, what they are to be.
+
+    One after the other without anything in between: the guest looks at these lines all the time, and each time it gets
+    one back costs us as much as the packets of this line.
+    """
+    position = ring.position
+    after = advanced(ring, position, count)
+    ring.one_by_one = 1
+    store64_release(address + _SAVING, after)
+    for i in range(count):
+        _put(ring, position, load64(words + 16 * i))
+        position = advanced(ring, position, intp(1))
     store64_release(address + _SAVED, after)
     ring.position = after
 
@@ -115,11 +137,11 @@ def use_together(ring: Any, address: int, used: int, buffers: int, length: int) 
     """
     ring.known = 0
     position = ring.position
-    first_word = _used_word(position, load64(used), min(length, load64(used + 8)))
+    first_word = _used_word(load64(used), min(length, load64(used + 8)))
     for i in range(buffers):
         part = min(length, load64(used + 24 * i + 8))
         if i:
-            _put(ring, position, _used_word(position, load64(used + 24 * i), part))
+            _put(ring, position, _used_word(load64(used + 24 * i), part))
         position = advanced(ring, position, load64(used + 24 * i + 16))
         length -= part
     _put(ring, ring.position, first_word)
@@ -138,7 +160,7 @@ def _publish(core_address: int, address: int) -> Any:
 
 @compiled
 def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
-    """First pass towards the guest; answers for how many packets the plan (host address, buffer id) is made."""
+    """First pass towards the guest; answers for how many packets the plan (host address, used descriptor) is made."""
     position, table = ring.position, ring.descriptors
     region_guest, region_bytes, region_host = ring.region_guest, ring.region_bytes, ring.region_host
     header = ring.header_bytes
@@ -151,7 +173,9 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
         offset, length = fetch64(descriptor) - region_guest, rest & 0xFFFFFFFF
         if (rest >> 48) & DESC_SHAPE != DESC_WRITE or offset < 0 or length > region_bytes - offset:
             return i
-        prefetch_to_write(region_host + offset)
+        # The header's line is only read, as a rule, if the data begin in another.
+        prefetch(region_host + offset)
+        prefetch_to_write(region_host + offset + header)
         prefetch_to_write(region_host + offset + CACHE_LINE)
         if length < load32(packet + PKT_LEN) + header:
             return i
@@ -159,7 +183,7 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
             return i
         prefetch(load64(packet + BUF_ADDR) + load16(packet + DATA_OFF))
         store64(plan + 16 * i, region_host + offset)
-        store64(plan + 16 * i + 8, (rest >> 32) & 0xFFFF)
+        store64(plan + 16 * i + 8, _used_word((rest >> 32) & 0xFFFF, load32(packet + PKT_LEN) + header))
         position = advanced(ring, position, intp(1))
     return count
 
@@ -168,21 +192,16 @@ def _deliver(address: int, packets: int, count: int) -> Any:
     """Put packets into the guest's next buffers while both are simple; answers how many, their bytes in ``moved``."""
     ring = ring_at(address)
     plan = _plan()
-    count = _plan_delivery(ring, packets, count, plan)
+    count = _plan_delivery(ring, packets, min(count, ring.size), plan)
     header, total = ring.header_bytes, intp(0)
     for i in range(count):
         packet = load64(packets + 8 * i)
         length = load32(packet + PKT_LEN)
         destination = load64(plan + 16 * i)
-        store64(destination, 0)
-        if header == 12:
-            store32(destination + 8, 1 << 16)
-        else:
-            store16(destination + 8, 0)
+        write_plain_header(destination, header)
         copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
         total += length
-    for i in range(count):
-        use(ring, address, load64(plan + 16 * i + 8), load32(load64(packets + 8 * i) + PKT_LEN) + header, intp(1))
+    _use_burst(ring, address, plan + 8, count)
     ring.moved = total
     return count
 
@@ -227,7 +246,7 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
     plan = _plan()
     room = min(load16(load64(top) + BUF_LEN) - HEADROOM, ring.longest)
-    count = _plan_collection(ring, top, min(count, have), room, plan)
+    count = _plan_collection(ring, top, min(count, have, ring.size), room, plan)
     header, offloads, total = ring.header_bytes, ring.guest_offloads, intp(0)
     for i in range(count):
         source, rest = load64(plan + 16 * i), load64(plan + 16 * i + 8)
@@ -239,9 +258,9 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
         copy(load64(buffer + BUF_ADDR) + HEADROOM, source + header, length)
         fill_in(buffer, length)
         store64(packets + 8 * i, buffer)
+        store64(plan + 16 * i + 8, _used_word((rest >> 32) & 0xFFFF, intp(0)))
         total += length
-    for i in range(count):
-        use(ring, address, (load64(plan + 16 * i + 8) >> 32) & 0xFFFF, intp(0), intp(1))
+    _use_burst(ring, address, plan + 8, count)
     store32(cache + CACHE_LENGTH, have - count)
     ring.moved = total
     return count

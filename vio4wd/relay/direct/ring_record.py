@@ -33,7 +33,7 @@ RING = np.dtype(
         # where the engine is
         ("position", "i8"),  # next buffer to use
         ("published", "i8"),  # what the guest has been told: ``position`` but within a burst
-        ("limit", "i8"),  # split: end of what the guest offered when the burst began
+        ("limit", "i8"),  # split: end of what the guest is known to offer
         ("announced", "i8"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
         ("moved", "i8"),  # bytes of the packets that were just delivered or collected
         ("unsynced", "i8"),  # buffers used since rte_vhost last noted where it is
@@ -50,6 +50,7 @@ RING = np.dtype(
         ("known", "i8"),  # 1: these two say where the ring is
         ("saving", "i8"),
         ("saved", "i8"),
+        ("one_by_one", "i8"),
         ("loaded", "i8"),  # 1 while the engine works this ring: the fields above are the truth
         # what it did
         ("simple_pkts", "u8"),
@@ -104,18 +105,23 @@ RULE_TEXTS = {
 class SavedPosition:
     """Where the engine was in a ring when its process died.
 
-    ``position`` is certain where it equals ``following``. Else the process died while it gave back the buffer at
-    ``position``: if the guest can see that, the ring goes on at ``following``.
+    ``position`` is certain where it equals ``following``. Else the process died while it gave back what lies between
+    the two: one buffer, of any number of descriptors, or ``one_by_one`` several of one descriptor each. The ring goes
+    on behind those of which the guest can see it.
     """
 
     position: int
     following: int
+    one_by_one: bool = False
 
 
 def saved_positions(rings: np.ndarray[Any, Any]) -> dict[int, SavedPosition]:
     """What is known of these rings (records, by number) whose process has died.
 
-    Left out are rings that rte_vhost had, and those of which several buffers were just being given back at once.
+    Left out are rings that rte_vhost had, and those whose buffers for one packet were just being given back together.
     """
     known = np.flatnonzero(rings["known"])
-    return {int(i): SavedPosition(int(rings["saved"][i]), int(rings["saving"][i])) for i in known}
+    return {
+        int(i): SavedPosition(int(rings["saved"][i]), int(rings["saving"][i]), bool(rings["one_by_one"][i]))
+        for i in known
+    }

@@ -12,7 +12,7 @@ from numba import types
 
 from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
 from vio4wd.relay.direct.chains import DESC_BYTES, DESC_SHAPE, DESC_WRITE
-from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch16_acquire, fetch64
+from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch16_acquire, fetch64, write_plain_header
 from vio4wd.relay.direct.notify import notify_split
 from vio4wd.relay.direct.ring_record import RING_OFFSETS, RingRule
 from vio4wd.relay.lanes import BURST
@@ -37,7 +37,6 @@ from vio4wd.relay.native import (
     prefetch,
     prefetch_to_write,
     stack_space,
-    store16,
     store16_release,
     store32,
     store64,
@@ -58,15 +57,22 @@ _plan = stack_space(BURST * 16)
 
 @compiled
 def offered(ring: Any) -> Any:
-    """Look at how many buffers the guest offers; notes it in ``limit``. Answers minus a RingRule when it cannot be."""
+    """How many buffers the guest offers, up to ``limit``. Answers minus a RingRule when it cannot be.
+
+    The guest is asked only when fewer are known than a burst takes: its index is in a line that it often writes.
+    """
+    count = (ring.limit - ring.position) & 0xFFFF
+    if BURST <= count <= ring.size:
+        return count
     ring.limit = fetch16_acquire(ring.available + INDEX)
     count = (ring.limit - ring.position) & 0xFFFF
     return count if count <= ring.size else -_AVAILABLE_INDEX
 
 
 @compiled
-def expect(ring: Any, count: int) -> None:
-    """Prefetch the descriptors of the next ``count`` buffers, as far as the guest offers them."""
+def expect(ring: Any) -> None:
+    """Prefetch the descriptors of the buffers for the next burst, as far as they are known."""
+    count = min((ring.limit - ring.position) & 0xFFFF, BURST)
     mask, position = ring.size - 1, ring.position
     entries, table = ring.available + RING_ENTRIES, ring.descriptors
     for i in range(0, count, 4):
@@ -110,7 +116,9 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
         length = rest & 0xFFFFFFFF
         if (rest >> 32) & DESC_SHAPE != DESC_WRITE or offset < 0 or length > region_bytes - offset:
             return i
-        prefetch_to_write(region_host + offset)
+        # The header's line is only read, as a rule, if the data begin in another.
+        prefetch(region_host + offset)
+        prefetch_to_write(region_host + offset + header)
         prefetch_to_write(region_host + offset + CACHE_LINE)
         if length < load32(packet + PKT_LEN) + header:
             return i
@@ -133,11 +141,7 @@ def _deliver(address: int, packets: int, count: int) -> Any:
         packet = load64(packets + 8 * i)
         length = load32(packet + PKT_LEN)
         destination = load64(plan + 16 * i)
-        store64(destination, 0)
-        if header == 12:
-            store32(destination + 8, 1 << 16)
-        else:
-            store16(destination + 8, 0)
+        write_plain_header(destination, header)
         copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
         slot = (position + i) & mask
         store64(used + USED_BYTES * slot, load64(plan + 16 * i + 8) | (length + header) << 32)
