@@ -122,9 +122,15 @@ def _use_burst(ring: Any, address: int, words: int, count: int) -> None:
     after = advanced(ring, position, count)
     ring.one_by_one = 1
     store64_release(address + _SAVING, after)
+    lap = intp(_USED_FLAGS_SIGNED) if position & WRAP else intp(0)
+    word_at = ring.descriptors + DESC_BYTES * (position & ~WRAP) + 8
+    end, ring_bytes = ring.descriptors + DESC_BYTES * ring.size, DESC_BYTES * ring.size
     for i in range(count):
-        _put(ring, position, load64(words + 16 * i))
-        position = advanced(ring, position, intp(1))
+        store64_release(word_at, load64(words + 16 * i) | lap)
+        word_at += DESC_BYTES
+        if word_at >= end:
+            word_at -= ring_bytes
+            lap ^= intp(_USED_FLAGS_SIGNED)
     store64_release(address + _SAVED, after)
     ring.position = after
 
