@@ -149,6 +149,21 @@ def test_a_packet_waits_for_enough_buffers(rig: MakeRig) -> None:
     assert rig_.counter("received_pkts") == 1
 
 
+def test_a_packet_waits_for_more_buffers_than_a_burst_takes(rig: MakeRig) -> None:
+    rig_ = rig(TO_VM, features=VERSION_1 | MERGEABLE)
+    driver = SplitDriver(rig_)
+    data = frame(40 * 50 - 12)
+    for _ in range(39):
+        post(rig_, driver, 50)
+    rig_.offer(rig_.pool.packet([data]))
+    for _ in range(3):
+        rig_.step()
+    assert driver.used() == []
+    post(rig_, driver, 50)
+    rig_.step()
+    assert b"".join(driver.contents(head, length) for head, length in driver.used())[12:] == data
+
+
 @pytest.mark.parametrize(("features", "buffers"), [(VERSION_1, 1), (VERSION_1 | MERGEABLE, 4)])
 def test_a_packet_that_never_fits_is_dropped(rig: MakeRig, features: int, buffers: int) -> None:
     rig_ = rig(TO_VM, features=features, size=4)

@@ -153,7 +153,9 @@ def _deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, c
             done += taken
             break
         else:
-            if outcome != _NOTHING:
+            if outcome == _NOTHING:
+                ring.limit = ring.position  # what is known does not do: ask the guest again
+            else:
                 ring.rule = -outcome
             break
         done += 1
