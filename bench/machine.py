@@ -28,7 +28,6 @@ PATIENCE = 10
 PRIORITY = 10
 """Real time, so that poll loops on the same CPUs make room at once."""
 
-_MULTIPLIER = 6364136223846793005
 _NB: Any = numba
 
 

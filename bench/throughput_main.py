@@ -37,13 +37,24 @@ DEFAULT_RINGS = "default"
 FRONT_CPU, FORWARDER_CPU = 0, 1
 RELAY = 0
 
-
 SAMPLE_SECONDS = 0.2
 MIN_SAMPLES = 3
 """Samples under like conditions that each contestant of a pair must have."""
 
 MAX_TRIES = 3
 """Times that a pair is run until its contestants have had like conditions."""
+
+
+Likeness = tuple[bool, bool]
+"""Whether the CPUs were near, and all ours: see ``Conditions.alike``."""
+
+LIKENESSES: dict[Likeness | None, str] = {
+    (True, True): "calm",
+    (True, False): "cores shared",
+    (False, True): "cores far apart",
+    (False, False): "far apart, shared",
+    None: "not alike",
+}
 
 
 @dataclass(frozen=True)
@@ -68,18 +79,6 @@ class Figure:
     def under(self, conditions: Likeness | None, best: Conditions) -> list[Sample]:
         """The samples that were taken under these conditions, before and after; None: all of them."""
         return [s for s in self.samples if conditions in (None, likeness(s, best))]
-
-
-Likeness = tuple[bool, bool]
-"""Whether the CPUs were near, and all ours: see ``Conditions.alike``."""
-
-LIKENESSES: dict[Likeness | None, str] = {
-    (True, True): "calm",
-    (True, False): "cores shared",
-    (False, True): "cores far apart",
-    (False, False): "far apart, shared",
-    None: "not alike",
-}
 
 
 def likeness(sample: Sample, best: Conditions) -> Likeness | None:

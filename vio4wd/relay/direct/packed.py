@@ -115,8 +115,8 @@ def use(ring: Any, address: int, buffer: int, length: int, slots: int) -> None:
 def _use_burst(ring: Any, address: int, words: int, count: int) -> None:
     """Give back the next ``count`` buffers, of one descriptor each; at ``words``, 16 bytes apart, what they are to be.
 
-    One after the other without anything in between: the guest looks at these lines all the time, and each time it gets
-    one back costs us as much as the packets of this line.
+    One after the other with nothing in between, hence not by ``_put``: the guest looks at these lines all the time, and
+    each time that it gets one back costs us as much as the packets of this line.
     """
     position = ring.position
     after = advanced(ring, position, count)

@@ -47,7 +47,7 @@ RING = np.dtype(
         ("reported", "i8"),  # 1 once that was told
         ("head", "i8"),  # the descriptor or index where it did
         # for whoever takes over when this process dies: see SavedPosition
-        ("known", "i8"),  # 1: these two say where the ring is
+        ("known", "i8"),  # 1: the three that follow say where the ring is
         ("saving", "i8"),
         ("saved", "i8"),
         ("one_by_one", "i8"),
