@@ -99,11 +99,14 @@ class Wire:
         """Have the guest wait for what ``stream`` sends."""
         guest.agent.send(f"nc -l -p {PORT} >/tmp/data")
 
-    def stream(self, data: bytes = DATA) -> None:
-        """Send bytes to the guest that listens."""
+    def stream(self, data: bytes = DATA, *, end_after: threading.Event | None = None) -> None:
+        """Send bytes to the guest that listens, the last one not before ``end_after`` (60 s at the most)."""
         with self._connected() as sock:
             sock.settimeout(60)
-            sock.sendall(data)
+            sock.sendall(data[:-1])
+            if end_after is not None:
+                end_after.wait(60)
+            sock.sendall(data[-1:])
 
     def listened(self, guest: LinuxGuest) -> str:
         """Wait until the guest that listens has all; answers its SHA-256 of it."""

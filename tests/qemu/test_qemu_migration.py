@@ -56,10 +56,12 @@ def test_a_guest_migrates(
         wire.configure(source)
         target = start_guest(Nic(daemon.socket(1)), incoming=tmp_path / "migration")
         wire.listen(source)
-        stream = threading.Thread(target=wire.stream)
+        migrated = threading.Event()  # the target's shell is to tell when the transfer has ended
+        stream = threading.Thread(target=wire.stream, kwargs={"end_after": migrated})
         stream.start()
         pinging = wire.start_ping(60, interval_s=PING_INTERVAL_MS / 1000, wait_s=1)
         downtime_ms = source.migrate(tmp_path / "migration")
+        migrated.set()
         pings = wire.finish_ping(pinging)
         stream.join()
         assert wire.listened(target) == hashlib.sha256(DATA).hexdigest()
