@@ -199,12 +199,22 @@ class Comparison:
         samples = [s for pair in self.pairs for figure in pair.figures for s in figure.samples]
         return best_of([c for s in samples for c in (s.before, s.after)])
 
+    def of(self, frame: str, mode: str) -> list[Pair]:
+        """All pairs with this frame size and this kind of rings."""
+        return [p for p in self.pairs if (p.figures[0].frame, p.figures[0].rings) == (frame, mode)]
+
     def ratio(self, ours: str, peer: str, frame: str, mode: str) -> float:
         """Median over the pairs of our rate by the peer's. Without any under like conditions, all pairs count."""
-        best = self.best()
-        pairs = [p for p in self.pairs if (p.figures[0].frame, p.figures[0].rings) == (frame, mode)]
+        best, pairs = self.best(), self.of(frame, mode)
         alike = [pair for pair in pairs if pair.conditions(best)] or pairs
         return statistics.median(sum(r[ours]) / sum(r[peer]) for r in (pair.rates(best) for pair in alike))
+
+    def incomparable(self) -> Iterator[str]:
+        """What has no pair under like conditions: its ratios say more about the machine than about the contestants."""
+        best = self.best()
+        for mode, frame in itertools.product(self.modes, self.frames):
+            if not any(pair.conditions(best) for pair in self.of(frame, mode)):
+                yield f"{mode}, {frame}: no pair had like conditions, so its ratios are worth nothing; run more pairs"
 
     def lines(self) -> Iterator[str]:
         """What came out: everything against everything, then the first one's ratios for the first kind of rings."""
@@ -272,7 +282,7 @@ def show(pair: Pair, number: int, best: Conditions) -> None:
     help="Options of the front end (virtio-user), such as packed_vq=1; give it again for more kinds of rings.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
-@click.option("--check", is_flag=True, help="Exit with 1 where the first contestant misses a target or is behind ours.")
+@click.option("--check", is_flag=True, help="Exit with 1 where the first misses a target, is behind ours, or was not comparable.")
 def command(
     pairs: int,
     seconds: float,
@@ -288,12 +298,15 @@ def command(
         json_path.write_text(
             json.dumps([asdict(figure) for pair in comparison.pairs for figure in pair.figures], indent=1)
         )
+    incomparable = list(comparison.incomparable())
     shortfalls = list(comparison.shortfalls()) if check else []
+    for line in incomparable:
+        click.echo(f"unlike: {line}")
     for line in shortfalls:
         click.echo(f"short: {line}")
     for line in comparison.lines():
         click.echo(line)
-    if shortfalls:
+    if check and (shortfalls or incomparable):
         sys.exit(1)
 
 
