@@ -13,9 +13,9 @@ from numba import cfunc, types
 from rig import step
 
 from vio4wd.relay import mbuf
+from vio4wd.relay.direct.guest_memory import fetch16_acquire
 from vio4wd.relay.native import (
     fence,
-    load16_acquire,
     load32,
     load64,
     load64_acquire,
@@ -112,7 +112,7 @@ def split_guest(view: Any, guest: Any, flags: Any, pollfd: Any) -> Any:
         while True:
             if not ring.event_index:
                 store16_release(ring.available, _NO_INTERRUPT)
-            seen = load16_acquire(used)
+            seen = fetch16_acquire(used)
             if seen == index:
                 break
             _dawdle(state, pollfd)
@@ -121,9 +121,9 @@ def split_guest(view: Any, guest: Any, flags: Any, pollfd: Any) -> Any:
             else:
                 store16_release(ring.available, 0)
             fence()
-            if load16_acquire(used) != seen or _called(pollfd, PATIENCE_MS):
+            if fetch16_acquire(used) != seen or _called(pollfd, PATIENCE_MS):
                 continue
-            if ring.rule or (load16_acquire(used) != seen and not _called(pollfd, MORE_PATIENCE_MS)):
+            if ring.rule or (fetch16_acquire(used) != seen and not _called(pollfd, MORE_PATIENCE_MS)):
                 return done
     return rounds
 
@@ -178,7 +178,7 @@ def packed_guest(view: Any, guest: Any, flags: Any, pollfd: Any) -> Any:
 def poll_lane(core: Any, lane: Any, stop: Any) -> Any:
     """Poll a lane until the word at ``stop`` is set; answers how often."""
     polls = intp(0)
-    while load16_acquire(stop) == 0:
+    while fetch16_acquire(stop) == 0:
         step(core, lane)
         polls += 1
     return polls

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from portctl_file.recording import RecordingController, becomes, eventually
 from vio4wd.portctl.command_file import MAX_FILE_BYTES, CommandFile
-from vio4wd.portctl.commands import AddPort, CommandError, CommandRunner, DelPort, parse_command
+from vio4wd.portctl.commands import AddPort, CommandFailed, CommandRunner, DelPort, parse_command
 from vio4wd.portctl.resolver import DeviceResolver
 from vio4wd.tasks import supervised
 
@@ -378,7 +378,7 @@ def test_parse(line: str, command: AddPort | DelPort | None) -> None:
     ["add_port", "add_port a 1 2", "add_port a -1", "add_port a 64", "add_port a ٣", "del_port a 1", "ADD_PORT a"],
 )
 def test_parse_refuses(line: str) -> None:
-    with pytest.raises(CommandError):
+    with pytest.raises(CommandFailed):
         parse_command(line)
 
 
@@ -386,5 +386,5 @@ def test_parse_refuses(line: str) -> None:
 def test_parse_raises_nothing_else(line: str) -> None:
     try:
         parse_command(line)
-    except CommandError as error:
+    except CommandFailed as error:
         assert str(error)

@@ -52,7 +52,7 @@ def give_up(error: OSError) -> int:
 
 
 def endpoint_options(*names: str) -> Callable[[F], F]:
-    """Options ``--stats-ep`` and ``--sched-ep`` (those named), and the CURVE keys for endpoints on TCP."""
+    """Options ``--stats-ep`` and ``--sched-ep``: those named."""
     defaults = {"stats": STATS_EP, "sched": CORE_SCHED_EP}
 
     def decorate(function: F) -> F:

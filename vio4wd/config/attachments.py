@@ -128,7 +128,6 @@ STATIC_VFS = Kind(
     _read_static_vfs,
     _write_static_vfs,
     "<PCI address or DPDK devargs>=<relay> with relay 0 to 63, one VF to a relay; several as an array",
-    is_list=True,
 )
 VFIO_BINDINGS = Kind(
     _read_bindings,

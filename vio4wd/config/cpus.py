@@ -111,5 +111,4 @@ CPU_PINS = Kind(
     _read_pins,
     _write_pins,
     "<relay>:<cpu>[,<cpu>] with relay 0 to 63 and CPUs of the CPU mask; several with ; between or as an array",
-    is_list=True,
 )

@@ -59,7 +59,6 @@ class Kind:
     write: Callable[[Any], tuple[str, ...]]
     allowed: str
     blank_is_default: bool = False
-    is_list: bool = False
 
 
 def _text(value: object) -> tuple[str, ...]:

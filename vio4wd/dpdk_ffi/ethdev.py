@@ -43,8 +43,6 @@ class PortInfo:
     rss_offloads: int
     rx_descriptors: DescriptorLimits
     tx_descriptors: DescriptorLimits
-    device_flags: int
-    switch_domain: int
     interface_index: int
 
 
@@ -133,7 +131,7 @@ class EthPort:
     def info(self) -> PortInfo:
         """What the port can do."""
         view = self._info()
-        flags, driver = view["dev_flags"], view["driver_name"]
+        driver = view["driver_name"]
 
         def limits(ring: str) -> DescriptorLimits:
             return DescriptorLimits(*(view[f"{ring}_desc_lim.nb_{what}"] for what in ("min", "max", "align")))
@@ -151,8 +149,6 @@ class EthPort:
             rss_offloads=view["flow_type_rss_offloads"],
             rx_descriptors=limits("rx"),
             tx_descriptors=limits("tx"),
-            device_flags=ctypes.c_uint32.from_address(flags).value if flags else 0,
-            switch_domain=view["switch_info.domain_id"],
             interface_index=view["if_index"],
         )
 

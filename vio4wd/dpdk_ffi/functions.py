@@ -143,7 +143,6 @@ VHOST = {
     "rte_vhost_driver_get_features": _PATH_U64_OUT,
     "rte_vhost_driver_set_protocol_features": _PATH_U64,
     "rte_vhost_driver_get_protocol_features": _PATH_U64_OUT,
-    "rte_vhost_driver_set_max_queue_num": _minus_one(c_char_p, c_uint32),
     "rte_vhost_get_ifname": _minus_one(c_int, c_char_p, c_size_t),
     "rte_vhost_get_vring_num": _plain(c_uint16, c_int),
     "rte_vhost_get_numa_node": _minus_one(c_int),

@@ -167,13 +167,6 @@ class VhostDriver:
         """Offer exactly these vhost-user protocol features."""
         self._call("rte_vhost_driver_set_protocol_features", mask)
 
-    def set_max_queue_pairs(self, pairs: int) -> bool:
-        """Limit the queue pairs that a device may have; False where this release of DPDK cannot (before 24.07)."""
-        if not self._dpdk.has("rte_vhost_driver_set_max_queue_num"):
-            return False
-        self._call("rte_vhost_driver_set_max_queue_num", pairs)
-        return True
-
     def set_callbacks(self, callbacks: VhostCallbacks) -> None:
         """Have events told to ``callbacks``, which live as long as the driver."""
         ops = View.allocate(self._dpdk.layout.structs["rte_vhost_device_ops"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from asyncinotify import Inotify, Mask, Watch
 
 from vio4wd.errors import ForwarderError
-from vio4wd.portctl.commands import CommandError, CommandRunner, parse_command
+from vio4wd.portctl.commands import CommandFailed, CommandRunner, parse_command
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class CommandFile:
         """Carry one line out; what went wrong, or an empty string."""
         try:
             if len(line) > MAX_LINE_BYTES:
-                raise CommandError(f"longer than {MAX_LINE_BYTES} bytes")
+                raise CommandFailed(f"longer than {MAX_LINE_BYTES} bytes")
             command = parse_command(line)
             if command is not None:
                 await self._runner.run(command)

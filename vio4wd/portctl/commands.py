@@ -20,8 +20,8 @@ USAGE = "'add_port NETDEV [RELAY]' or 'del_port NETDEV', where a PCI address or 
 _RELAY = re.compile(r"[0-9]{1,2}\Z")
 
 
-class CommandError(ForwarderError):
-    """A line of the command file that is not a command."""
+class CommandFailed(ForwarderError):
+    """A line of the command file that is no command, or one that cannot be carried out."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def parse_command(line: str) -> AddPort | DelPort | None:
     """Read one line; None for a blank line or a comment (``#``).
 
     Raises:
-        CommandError: the line is not a command.
+        CommandFailed: the line is not a command.
     """
     words = line.split()
     if not words or words[0].startswith("#"):
@@ -53,11 +53,11 @@ def parse_command(line: str) -> AddPort | DelPort | None:
             return AddPort(device)
         case ["add_port", device, number]:
             if not _RELAY.match(number) or int(number) >= RELAYS:
-                raise CommandError(f"relay {number[:20]!r} is not a number in 0..{RELAYS - 1}")
+                raise CommandFailed(f"relay {number[:20]!r} is not a number in 0..{RELAYS - 1}")
             return AddPort(device, int(number))
         case ["del_port", device]:
             return DelPort(device)
-    raise CommandError(f"not a command; {USAGE}")
+    raise CommandFailed(f"not a command; {USAGE}")
 
 
 class CommandRunner:
@@ -104,7 +104,7 @@ class CommandRunner:
     async def _remove(self, device: Device) -> None:
         relay = self._relay_of(device)
         if relay is None:
-            raise CommandError(f"{device} is on no relay")
+            raise CommandFailed(f"{device} is on no relay")
         await self._controller.remove_vf(relay, device)
         log.info("del_port: %s is off relay %d", device, relay)
 
@@ -120,4 +120,4 @@ class CommandRunner:
         for snapshot in self._controller.snapshot():
             if snapshot.attachment is None and snapshot.relay not in reserved:
                 return snapshot.relay
-        raise CommandError(f"none of the {RELAYS} relays is free")
+        raise CommandFailed(f"none of the {RELAYS} relays is free")

@@ -14,7 +14,6 @@ from vio4wd.directories import check_directory, make_directory
 from vio4wd.errors import StartupError
 
 DEFAULT_DIRECTORY = "/var/run/virtio-forwarder"
-CONFIG_EP = f"ipc://{DEFAULT_DIRECTORY}/config"
 STATS_EP = f"ipc://{DEFAULT_DIRECTORY}/stats"
 PORT_CONTROL_EP = f"ipc://{DEFAULT_DIRECTORY}/port_control"
 CORE_SCHED_EP = f"ipc://{DEFAULT_DIRECTORY}/core_sched"

@@ -12,9 +12,17 @@ import numba
 from numba import types
 
 from vio4wd.relay.direct.guest_memory import fetch16
+from vio4wd.relay.dpdk_calls import (
+    ethdev_burst,
+    free_bulk,
+    vhost_avail_entries,
+    vhost_dequeue,
+    vhost_enqueue,
+    vhost_get_vring_base,
+)
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS
 from vio4wd.relay.mbuf import PKT_LEN
-from vio4wd.relay.native import load16, load32, load64, loader, native, stack_space, store64
+from vio4wd.relay.native import load16, load32, load64, loader, stack_space, store64
 
 HELD = LANE_RECORD_OFFSETS["held"]
 
@@ -24,19 +32,7 @@ _WRAP = 1 << 15
 REFUSALS_BEFORE_OVERSIZE = 64
 """Polls in a row that a ring must refuse a packet before the engine asks whether it could ever fit."""
 
-# uint16_t rte_eth_rx_burst_t / eth_tx_burst_t(void *queue, struct rte_mbuf **, uint16_t)
-_burst = native(types.uint16, types.intp, types.intp, types.uint16)
-# uint16_t rte_vhost_enqueue_burst(int vid, uint16_t queue, struct rte_mbuf **, uint16_t)
-_enqueue = native(types.uint16, types.int32, types.uint16, types.intp, types.uint16)
-# uint16_t rte_vhost_dequeue_burst(int vid, uint16_t queue, struct rte_mempool *, struct rte_mbuf **, uint16_t)
-_dequeue = native(types.uint16, types.int32, types.uint16, types.intp, types.intp, types.uint16)
-# uint16_t rte_vhost_avail_entries(int vid, uint16_t queue)
-_available = native(types.uint16, types.int32, types.uint16)
-# int rte_vhost_get_vring_base(int vid, uint16_t queue, uint16_t *last_avail, uint16_t *last_used)
-_get_base = native(types.int32, types.int32, types.uint16, types.intp, types.intp)
 _bases = stack_space(4)
-# void rte_pktmbuf_free_bulk(struct rte_mbuf **, unsigned int)
-_free_bulk = native(types.void, types.intp, types.uint32)
 
 _load_length = loader(32, once=True)
 """For loops over lengths: from plain loads the compiler makes gathers, which take two to six times as long."""
@@ -71,7 +67,7 @@ def _drop_too_long(core: Any, lane: Any, packets: int, count: int) -> Any:
             kept += 1
         else:
             count_too_long(lane, size)
-            _free_bulk(core.free_bulk, packets + 8 * i, types.uint32(1))
+            free_bulk(core.free_bulk, packets + 8 * i, types.uint32(1))
     return kept
 
 
@@ -96,11 +92,11 @@ def fitting(core: Any, lane: Any, packets: int, count: int) -> Any:
 def _receive(core: Any, lane: Any, packets: int) -> Any:
     """Read a burst from the near side into the empty hold of the lane; answers how many packets."""
     if lane.direction == 0:
-        count = types.intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
+        count = types.intp(ethdev_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
         size = packet_bytes(packets, count)
     else:
         got = types.intp(
-            _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
+            vhost_dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(BURST))
         )
         count, size = fitting(core, lane, packets, got)
     if count:
@@ -132,7 +128,7 @@ def _release(lane: Any, packets: int, count: int) -> Any:
 def _offered_packed(core: Any, lane: Any, needed: int) -> Any:
     """Whether a packed ring has so many descriptors for the device: the last of them says so (VIRTIO 1.2, 2.8.1)."""
     bases = _bases()
-    _get_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
+    vhost_get_vring_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
     position = load16(bases)
     slot, wrap = (position & ~_WRAP) + needed - 1, position >> 15
     if slot >= lane.ring_size:
@@ -145,7 +141,7 @@ def _offered_packed(core: Any, lane: Any, needed: int) -> Any:
 def _offered(core: Any, lane: Any, needed: int) -> Any:
     if lane.packed:
         return _offered_packed(core, lane, needed)
-    return _available(core.available, lane.vid, types.uint16(lane.ring)) >= needed
+    return vhost_avail_entries(core.available, lane.vid, types.uint16(lane.ring)) >= needed
 
 
 @numba.njit(inline="always", error_model="numpy")
@@ -154,12 +150,12 @@ def _send(core: Any, lane: Any, packets: int) -> Any:
     first = packets + 8 * lane.held_head
     held = types.uint16(lane.held_count)
     if lane.direction == 0:
-        count = _enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), first, held)
+        count = vhost_enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), first, held)
         if count:
             size = _release(lane, packets, count)
-            _free_bulk(core.free_bulk, first, types.uint32(count))
+            free_bulk(core.free_bulk, first, types.uint32(count))
     else:
-        count = _burst(lane.burst_function, lane.burst_queue, first, held)
+        count = ethdev_burst(lane.burst_function, lane.burst_queue, first, held)
         if count:
             size = _release(lane, packets, count)
     if count:
@@ -177,7 +173,7 @@ def _drop_oversize(core: Any, lane: Any, packets: int) -> Any:
     if sent:
         return types.intp(sent)
     first = packets + 8 * lane.held_head
-    _free_bulk(core.free_bulk, first, types.uint32(1))
+    free_bulk(core.free_bulk, first, types.uint32(1))
     size = _release(lane, packets, 1)
     lane.queue_full_pkts += 1
     lane.queue_full_bytes += size
@@ -211,7 +207,7 @@ def forward(core: Any, lane: Any, address: int) -> Any:
 @numba.njit(error_model="numpy")
 def pulse(lane: Any) -> None:
     """Call the burst function without packets: a bond then sends what its own protocol has to say."""
-    _burst(lane.burst_function, lane.burst_queue, 0, types.uint16(0))
+    ethdev_burst(lane.burst_function, lane.burst_queue, 0, types.uint16(0))
 
 
 @numba.njit(error_model="numpy")
@@ -220,7 +216,7 @@ def flush(core: Any, lane: Any, address: int) -> Any:
     packets = address + HELD
     count = lane.held_count
     if count:
-        _free_bulk(core.free_bulk, packets + 8 * lane.held_head, types.uint32(count))
+        free_bulk(core.free_bulk, packets + 8 * lane.held_head, types.uint32(count))
         lane.not_connected_pkts += count
         lane.not_connected_bytes += _release(lane, packets, count)
     return count

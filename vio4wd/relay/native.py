@@ -15,14 +15,25 @@ from numba.extending import intrinsic
 
 from vio4wd.dpdk_ffi.compiled import compile_function
 
-_I64 = ir.IntType(64)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator for functions that only compiled code calls."""
 
 
-def _caller(signature: Any, generate: Any, parameters: int) -> Any:
-    """An intrinsic of so many parameters, 1 to 6."""
+Emit = Callable[..., Any]
+"""Writes an intrinsic's code: gets the compiler's context, a builder and the arguments, answers the result or None."""
+
+
+def intrinsic_of(signature: Any, emit: Emit) -> Any:
+    """Make a function for compiled code: its numba signature, with up to six parameters, and what writes its code."""
+
+    def generate(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        answer = emit(context, builder, *values)
+        return context.get_dummy_value() if signature.return_type is types.void else answer
+
+    def call0(typing: Any) -> Any:
+        return signature, generate
 
     def call1(typing: Any, a: Any) -> Any:
         return signature, generate
@@ -42,7 +53,7 @@ def _caller(signature: Any, generate: Any, parameters: int) -> Any:
     def call6(typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
         return signature, generate
 
-    return intrinsic((call1, call2, call3, call4, call5, call6)[parameters - 1])
+    return intrinsic((call0, call1, call2, call3, call4, call5, call6)[len(signature.args)])
 
 
 def native(result: Any, *parameters: Any) -> Any:
@@ -51,13 +62,17 @@ def native(result: Any, *parameters: Any) -> Any:
     ``result`` and ``parameters`` are numba types (``types.void`` for no result). One to five parameters.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def emit(context: Any, builder: Any, address: Any, *arguments: Any) -> Any:
         returned = ir.VoidType() if result is types.void else context.get_value_type(result)
         function = ir.FunctionType(returned, [context.get_value_type(p) for p in parameters])
-        answer = builder.call(builder.inttoptr(values[0], function.as_pointer()), list(values[1:]))
-        return context.get_dummy_value() if result is types.void else answer
+        return builder.call(builder.inttoptr(address, function.as_pointer()), arguments)
 
-    return _caller(result(types.intp, *parameters), generate, 1 + len(parameters))
+    return intrinsic_of(result(types.intp, *parameters), emit)
+
+
+def _known_function(builder: Any, name: str, result: Any, parameters: list[Any]) -> Any:
+    """A function that the linker finds by its name."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), name)
 
 
 @dataclass(frozen=True)
@@ -75,16 +90,18 @@ class Part:
     def call(self) -> Any:
         """For compiled code: a call of this part, which must be compiled before the caller is."""
 
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            kind = ir.FunctionType(_I64, [_I64] * self.parameters)
-            return builder.call(cgutils.get_or_insert_function(builder.module, kind, self.name), list(values))
+        def emit(context: Any, builder: Any, *arguments: Any) -> Any:
+            return builder.call(_known_function(builder, self.name, _I64, [_I64] * self.parameters), arguments)
 
-        return _caller(types.intp(*[types.intp] * self.parameters), generate, self.parameters)
+        return intrinsic_of(self._signature, emit)
+
+    @property
+    def _signature(self) -> Any:
+        return types.intp(*[types.intp] * self.parameters)
 
     def compile(self, *, cached: bool) -> Any:
         """Compile it and make it callable by its name; the result must be kept alive."""
-        signature = types.intp(*[types.intp] * self.parameters)
-        made = compile_function(signature, self.function, cached=cached)
+        made = compile_function(self._signature, self.function, cached=cached)
         llvm.add_symbol(self.name, made.address)
         return made
 
@@ -98,16 +115,13 @@ def loader(bits: int, *, acquire: bool = False, once: bool = False) -> Any:
     width = ir.IntType(bits)
     ordering = "acquire" if acquire else "monotonic"
 
-    def load(typing: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            pointer = builder.inttoptr(values[0], width.as_pointer())
-            atomic = acquire or once
-            value = builder.load_atomic(pointer, ordering, bits // 8) if atomic else builder.load(pointer, align=1)
-            return builder.zext(value, _I64) if bits < 64 else value
+    def emit(context: Any, builder: Any, address: Any) -> Any:
+        pointer = builder.inttoptr(address, width.as_pointer())
+        atomic = acquire or once
+        value = builder.load_atomic(pointer, ordering, bits // 8) if atomic else builder.load(pointer, align=1)
+        return builder.zext(value, _I64) if bits < 64 else value
 
-        return types.intp(types.intp), generate
-
-    return intrinsic(load)
+    return intrinsic_of(types.intp(types.intp), emit)
 
 
 def storer(bits: int, *, release: bool = False) -> Any:
@@ -117,112 +131,76 @@ def storer(bits: int, *, release: bool = False) -> Any:
     """
     width = ir.IntType(bits)
 
-    def store(typing: Any, address: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            pointer = builder.inttoptr(values[0], width.as_pointer())
-            narrow = builder.trunc(values[1], width) if bits < 64 else values[1]
-            if release:
-                builder.store_atomic(narrow, pointer, "release", bits // 8)
-            else:
-                builder.store(narrow, pointer, align=1)
-            return context.get_dummy_value()
+    def emit(context: Any, builder: Any, address: Any, value: Any) -> None:
+        pointer = builder.inttoptr(address, width.as_pointer())
+        narrow = builder.trunc(value, width) if bits < 64 else value
+        if release:
+            builder.store_atomic(narrow, pointer, "release", bits // 8)
+        else:
+            builder.store(narrow, pointer, align=1)
 
-        return types.void(types.intp, types.intp), generate
-
-    return intrinsic(store)
+    return intrinsic_of(types.void(types.intp, types.intp), emit)
 
 
 def record_at(record: Any) -> Any:
     """Make ``at(address)`` for compiled code: the record (a numba record type) that lies at an address, not a copy."""
 
-    def at(typing: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return builder.inttoptr(values[0], context.get_value_type(record))
+    def emit(context: Any, builder: Any, address: Any) -> Any:
+        return builder.inttoptr(address, context.get_value_type(record))
 
-        return record(types.intp), generate
-
-    return intrinsic(at)
+    return intrinsic_of(record(types.intp), emit)
 
 
-def _read_tsc(typing: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        function = builder.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(_I64, ()))
-        return builder.call(function, ())
-
-    return types.uint64(), generate
+def _read_tsc(context: Any, builder: Any) -> Any:
+    return builder.call(builder.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(_I64, ())), ())
 
 
-read_tsc: Any = intrinsic(_read_tsc)
+read_tsc = intrinsic_of(types.uint64(), _read_tsc)
 """``read_tsc()`` for compiled code: the time stamp counter, in cycles."""
-
-
-def _global(module: Any, name: str) -> Any:
-    if name in module.globals:
-        return module.globals[name]
-    return ir.GlobalVariable(module, _I64, name)
 
 
 def external_address(name: str) -> Any:
     """Make ``address()`` for compiled code: where the data of that name lies, which ``llvm.add_symbol`` told."""
 
-    def address(typing: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return builder.ptrtoint(_global(builder.module, name), _I64)
+    def emit(context: Any, builder: Any) -> Any:
+        known = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, _I64, name)
+        return builder.ptrtoint(known, _I64)
 
-        return types.intp(), generate
-
-    return intrinsic(address)
+    return intrinsic_of(types.intp(), emit)
 
 
-def _thread_id(typing: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), [])
-        return builder.sext(builder.call(cgutils.get_or_insert_function(builder.module, kind, "gettid"), ()), _I64)
-
-    return types.intp(), generate
+def _thread_id(context: Any, builder: Any) -> Any:
+    return builder.sext(builder.call(_known_function(builder, "gettid", _I32, []), ()), _I64)
 
 
-thread_id: Any = intrinsic(_thread_id)
+thread_id = intrinsic_of(types.intp(), _thread_id)
 """``thread_id()`` for compiled code: Linux's id of the calling thread (gettid(2))."""
 
 
-def _raise_signal(typing: Any, number: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "raise"), list(values))
-        return context.get_dummy_value()
-
-    return types.void(types.int32), generate
+def _raise_signal(context: Any, builder: Any, number: Any) -> None:
+    builder.call(_known_function(builder, "raise", _I32, [_I32]), [number])
 
 
-raise_signal: Any = intrinsic(_raise_signal)
+raise_signal = intrinsic_of(types.void(types.int32), _raise_signal)
 """``raise_signal(number)`` for compiled code: send a signal to the calling thread (raise(3))."""
 
 
-def _fence(typing: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
+def _fence(context: Any, builder: Any) -> None:
+    builder.fence("seq_cst")
 
 
-fence = intrinsic(_fence)
+fence = intrinsic_of(types.void(), _fence)
 """A full barrier, ``fence()``: stores before it are seen before loads after it are done."""
 
 
 def _prefetcher(*, write: bool) -> Any:
-    def prefetch(typing: Any, address: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            byte_pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
-            function = builder.module.declare_intrinsic("llvm.prefetch", (byte_pointer,), kind)
-            builder.call(function, [builder.inttoptr(values[0], byte_pointer), word(int(write)), word(3), word(1)])
-            return context.get_dummy_value()
+    def emit(context: Any, builder: Any, address: Any) -> None:
+        byte_pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, _I32, _I32, _I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (byte_pointer,), kind)
+        builder.call(function, [builder.inttoptr(address, byte_pointer), _I32(int(write)), _I32(3), _I32(1)])
 
-        return types.void(types.intp), generate
-
-    return intrinsic(prefetch)
+    return intrinsic_of(types.void(types.intp), emit)
 
 
 prefetch = _prefetcher(write=False)
@@ -238,22 +216,31 @@ def stack_space(size: int) -> Any:
     They hold anything at first. Each call in the source has bytes of its own, the same ones each time it is reached.
     """
 
-    def space(typing: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            with builder.goto_entry_block():
-                memory = builder.alloca(ir.ArrayType(ir.IntType(8), size))
-                memory.align = 64
-            return builder.ptrtoint(memory, _I64)
+    def emit(context: Any, builder: Any) -> Any:
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(ir.IntType(8), size))
+            memory.align = 64
+        return builder.ptrtoint(memory, _I64)
 
-        return types.intp(), generate
+    return intrinsic_of(types.intp(), emit)
 
-    return intrinsic(space)
+
+def vector_copier(vector_bytes: int, vectors: int = 1) -> Any:
+    """Make ``copy(destination, source)`` for compiled code: all of so many vectors are loaded before one is stored."""
+    vector = ir.VectorType(_I64, vector_bytes // 8).as_pointer()
+
+    def emit(context: Any, builder: Any, destination: Any, source: Any) -> None:
+        steps = [_I64(vector_bytes * i) for i in range(vectors)]
+        loaded = [builder.load(builder.inttoptr(builder.add(source, step), vector), align=1) for step in steps]
+        for step, value in zip(steps, loaded, strict=True):
+            builder.store(value, builder.inttoptr(builder.add(destination, step), vector), align=1)
+
+    return intrinsic_of(types.void(types.intp, types.intp), emit)
 
 
 load16 = loader(16)
 load32 = loader(32)
 load64 = loader(64)
-load16_acquire = loader(16, acquire=True)
 load32_acquire = loader(32, acquire=True)
 load64_acquire = loader(64, acquire=True)
 store16 = storer(16)

@@ -12,10 +12,9 @@ from vio4wd.dpdk_ffi.loader import load
 from vio4wd.dpdk_ffi.vhost import Region, VhostDevice, VringInfo
 from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
 from vio4wd.relay.direct.rings import load_ring, unload_ring
+from vio4wd.relay.lanes import Engine
 
 log = logging.getLogger(__name__)
-
-_LIBRARY, _DIRECT = 0, 1  # lanes.Engine
 
 
 class DirectRings:
@@ -40,10 +39,10 @@ class DirectRings:
     def take(self, lane: np.void, relay: int, vring: VringInfo, regions: Sequence[Region], features: int) -> None:
         """Let the direct engine work a lane's ring if it can; ``lane`` is the lane's record, filled in but for this."""
         index, device = int(lane["ring"]), VhostDevice(int(lane["vid"]))
-        lane["engine"] = _LIBRARY
+        lane["engine"] = Engine.LIBRARY
         reason = self._refusal(lane, vring, regions, features, device.ring_base(index))
         if reason is None:
-            lane["engine"] = _DIRECT
+            lane["engine"] = Engine.DIRECT
             return
         if self._choice != "library":
             level = logging.WARNING if self._choice == "direct" else logging.INFO
@@ -72,4 +71,4 @@ class DirectRings:
     def give_back(self, lane: np.void) -> None:
         """Tell rte_vhost where a lane's ring is, if the direct engine had it."""
         unload_ring(lane["view"], VhostDevice(int(lane["vid"])), int(lane["ring"]))
-        lane["engine"] = _LIBRARY
+        lane["engine"] = Engine.LIBRARY

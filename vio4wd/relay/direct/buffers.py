@@ -10,6 +10,7 @@ from typing import Any
 
 from numba import types
 
+from vio4wd.relay.dpdk_calls import free_bulk, mempool_dequeue
 from vio4wd.relay.mbuf import (
     CACHE_BYTES,
     CACHE_FLUSH_THRESHOLD,
@@ -32,12 +33,7 @@ from vio4wd.relay.mbuf import (
     REARM_COUNTS_MASK,
     REARM_ONE_OF_EACH,
 )
-from vio4wd.relay.native import compiled, load32, load64, native, store32, store64
-
-# int rte_mempool_dequeue_t(struct rte_mempool *, void **, unsigned int)
-_dequeue = native(types.int32, types.intp, types.intp, types.uint32)
-# void rte_pktmbuf_free_bulk(struct rte_mbuf **, unsigned int)
-_free_bulk = native(types.void, types.intp, types.uint32)
+from vio4wd.relay.native import compiled, load32, load64, store32, store64
 
 
 @compiled
@@ -52,9 +48,9 @@ def _refill(core: Any, pool: int, cache: int, count: int) -> Any:
     dequeue = load64(operations + OPS_DEQUEUE)
     have = load32(cache + CACHE_LENGTH)
     wanted = load32(pool + POOL_CACHE_SIZE)
-    if _dequeue(dequeue, pool, cache + CACHE_OBJECTS + 8 * have, types.uint32(wanted)) < 0:
+    if mempool_dequeue(dequeue, pool, cache + CACHE_OBJECTS + 8 * have, types.uint32(wanted)) < 0:
         wanted = count - have
-        if _dequeue(dequeue, pool, cache + CACHE_OBJECTS + 8 * have, types.uint32(wanted)) < 0:
+        if mempool_dequeue(dequeue, pool, cache + CACHE_OBJECTS + 8 * have, types.uint32(wanted)) < 0:
             return have
     store32(cache + CACHE_LENGTH, have + wanted)
     return have + wanted
@@ -89,7 +85,7 @@ def give(core: Any, pool: int, packets: int, count: int) -> None:
     cache = cache_of(core, pool)
     have = load32(cache + CACHE_LENGTH)
     if have + count > load32(cache + CACHE_FLUSH_THRESHOLD):
-        _free_bulk(core.free_bulk, packets, types.uint32(count))
+        free_bulk(core.free_bulk, packets, types.uint32(count))
         return
     top = cache + CACHE_OBJECTS + 8 * have
     for i in range(count):
@@ -97,7 +93,7 @@ def give(core: Any, pool: int, packets: int, count: int) -> None:
         plain = (load64(buffer + REARM) & REARM_COUNTS_MASK) == REARM_ONE_OF_EACH
         if not plain or load64(buffer + POOL) != pool or load64(buffer + OL_FLAGS) & OL_NOT_DIRECT:
             store32(cache + CACHE_LENGTH, have + i)
-            _free_bulk(core.free_bulk, packets + 8 * i, types.uint32(count - i))
+            free_bulk(core.free_bulk, packets + 8 * i, types.uint32(count - i))
             return
         store64(top + 8 * i, buffer)
     store32(cache + CACHE_LENGTH, have + count)

@@ -13,10 +13,18 @@ from numba import types
 from vio4wd.relay.direct import general, packed, split
 from vio4wd.relay.direct.buffers import give
 from vio4wd.relay.direct.ring_record import RING_OFFSETS
+from vio4wd.relay.dpdk_calls import (
+    ethdev_burst,
+    vhost_dequeue,
+    vhost_enqueue,
+    vhost_get_vring_base,
+    vhost_set_vring_base,
+    vhost_vring_call,
+)
 from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS, RING_OFFSET
 from vio4wd.relay.library_engine import count_too_long, fitting, packet_bytes
 from vio4wd.relay.mbuf import PKT_LEN
-from vio4wd.relay.native import Part, compiled, load16, load32, load64, native, stack_space, store64_release
+from vio4wd.relay.native import Part, compiled, load16, load32, load64, stack_space, store64_release
 from vio4wd.relay.records import core_at, lane_at, ring_at
 
 HELD = LANE_RECORD_OFFSETS["held"]
@@ -40,18 +48,6 @@ _KNOWN = RING_OFFSETS["known"]
 _DONE, _NOTHING, _CANNOT = general.DONE, general.NOTHING, general.CANNOT
 _HAND_OVER, _DROPPED = general.HAND_OVER, general.DROPPED
 
-# uint16_t rte_eth_rx_burst_t / eth_tx_burst_t(void *queue, struct rte_mbuf **, uint16_t)
-_burst = native(types.uint16, types.intp, types.intp, types.uint16)
-# uint16_t rte_vhost_enqueue_burst(int vid, uint16_t queue, struct rte_mbuf **, uint16_t)
-_enqueue = native(types.uint16, types.int32, types.uint16, types.intp, types.uint16)
-# uint16_t rte_vhost_dequeue_burst(int vid, uint16_t queue, struct rte_mempool *, struct rte_mbuf **, uint16_t)
-_dequeue = native(types.uint16, types.int32, types.uint16, types.intp, types.intp, types.uint16)
-# int rte_vhost_set_vring_base(int vid, uint16_t queue, uint16_t last_avail, uint16_t last_used)
-_set_base = native(types.int32, types.int32, types.uint16, types.uint16, types.uint16)
-# int rte_vhost_get_vring_base(int vid, uint16_t queue, uint16_t *last_avail, uint16_t *last_used)
-_get_base = native(types.int32, types.int32, types.uint16, types.intp, types.intp)
-# int rte_vhost_vring_call(int vid, uint16_t queue)
-_vring_call = native(types.int32, types.int32, types.uint16)
 _bases = stack_space(4)
 
 _deliver_split, _collect_split, _publish_split = split.DELIVER.call, split.COLLECT.call, split.PUBLISH.call
@@ -83,9 +79,9 @@ def _to_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     _publish(core, ring, ring_address)
     ring.known = 0
     base = types.uint16(ring.position)
-    _set_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
+    vhost_set_vring_base(core.set_vring_base, lane.vid, types.uint16(lane.ring), base, base)
     if ring.unsynced >= MAX_UNSYNCED:
-        _vring_call(core.vring_call, lane.vid, types.uint16(lane.ring))
+        vhost_vring_call(core.vring_call, lane.vid, types.uint16(lane.ring))
     ring.unsynced = 0
     ring.handed_bursts += 1
 
@@ -94,7 +90,7 @@ def _to_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
 def _from_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
     """Go on from where rte_vhost is."""
     bases = _bases()
-    _get_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
+    vhost_get_vring_base(core.get_vring_base, lane.vid, types.uint16(lane.ring), bases, bases + 2)
     ring.position = load16(bases)
     ring.published = ring.position
     ring.saved = ring.position
@@ -105,7 +101,7 @@ def _from_library(core: Any, lane: Any, ring: Any, ring_address: int) -> None:
 @compiled
 def _library_deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
     _to_library(core, lane, ring, ring_address)
-    taken = _enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), packets, types.uint16(count))
+    taken = vhost_enqueue(core.enqueue, lane.vid, types.uint16(lane.ring), packets, types.uint16(count))
     _from_library(core, lane, ring, ring_address)
     lane.library_bursts += 1
     return intp(taken)
@@ -114,7 +110,7 @@ def _library_deliver(core: Any, lane: Any, ring: Any, ring_address: int, packets
 @compiled
 def _library_collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int, count: int) -> Any:
     _to_library(core, lane, ring, ring_address)
-    got = _dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(count))
+    got = vhost_dequeue(core.dequeue, lane.vid, types.uint16(lane.ring), lane.mempool, packets, types.uint16(count))
     _from_library(core, lane, ring, ring_address)
     lane.library_bursts += got != 0
     return fitting(core, lane, packets, intp(got))
@@ -190,7 +186,7 @@ def _vf_to_vm(core_address: int, address: int) -> Any:
     received, head, count = intp(0), intp(lane.held_head), intp(lane.held_count)
     if count == 0:
         # For a full burst, though less may fit: vector drivers give nothing to those who ask for a few.
-        received = intp(_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
+        received = intp(ethdev_burst(lane.burst_function, lane.burst_queue, packets, types.uint16(BURST)))
         if received == 0:
             return 0
         head, count = intp(0), received
@@ -290,7 +286,7 @@ def _vm_to_vf(core_address: int, address: int) -> Any:
         if received == 0:
             return 0
     head, count, size = intp(lane.held_head), intp(lane.held_count), lane.held_bytes
-    sent = intp(_burst(lane.burst_function, lane.burst_queue, packets + 8 * head, types.uint16(count)))
+    sent = intp(ethdev_burst(lane.burst_function, lane.burst_queue, packets + 8 * head, types.uint16(count)))
     left = count - sent
     left_size = packet_bytes(packets + 8 * (head + sent), left) if left else 0
     lane.sent_pkts += sent

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from vio4wd.relay.direct.ring_record import RingRule
-from vio4wd.relay.native import compiled, load64, loader, store16, store32, store64, storer
+from vio4wd.relay.native import compiled, load64, loader, store16, store32, store64, storer, vector_copier
 
 fetch16 = loader(16, once=True)
 """``fetch16(address)``: one 16-bit field, once."""
@@ -42,30 +40,8 @@ MAX_PIECES = 256
 """Pieces of the buffers for one packet; as many as rte_vhost takes."""
 
 
-def _copy_vector(typing: Any, destination: Any, source: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), VECTOR_BYTES // 8).as_pointer()
-        loaded = builder.load(builder.inttoptr(values[1], vector), align=1)
-        builder.store(loaded, builder.inttoptr(values[0], vector), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
-
-
-def _copy_vectors(typing: Any, destination: Any, source: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), VECTOR_BYTES // 8).as_pointer()
-        steps = [ir.Constant(ir.IntType(64), VECTOR_BYTES * i) for i in range(4)]
-        loaded = [builder.load(builder.inttoptr(builder.add(values[1], step), vector), align=1) for step in steps]
-        for step, value in zip(steps, loaded, strict=True):
-            builder.store(value, builder.inttoptr(builder.add(values[0], step), vector), align=1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
-
-
-_copy32 = intrinsic(_copy_vector)
-_copy128 = intrinsic(_copy_vectors)
+_copy32 = vector_copier(VECTOR_BYTES)
+_copy128 = vector_copier(VECTOR_BYTES, 4)
 _load8, _store8 = loader(8), storer(8)
 
 
