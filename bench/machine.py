@@ -10,6 +10,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -44,6 +45,14 @@ class Conditions:
     def alike(self, best: Conditions) -> tuple[bool, bool]:
         """Whether the CPUs were as near and as much ours as in ``best``: equal answers can be compared."""
         return self.line <= 2 * best.line, self.work <= 1.2 * best.work
+
+
+def cpu_model() -> str:
+    """What the kernel calls this machine's first CPU, with the numbers that tell its generation."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    facts = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    name, family, model = (facts.get(key, "?").strip() for key in ("model name", "cpu family", "model"))
+    return f"{name}, family {family}, model {model}"
 
 
 def best_of(conditions: list[Conditions]) -> Conditions:

@@ -18,7 +18,7 @@ import click
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from bench.machine import Conditions, Probe, best_of
+from bench.machine import Conditions, Probe, best_of, cpu_model
 from harness.daemon import Daemon
 from harness.process import Child, wait_for
 from harness.scheduling import no_autogroups
@@ -247,6 +247,7 @@ def compare(names: list[str], frames: list[str], modes: list[str], pairs: int, s
     A pair whose contestants had no conditions in common is run again.
     """
     comparison = Comparison(names, frames, modes, [])
+    click.echo(f"CPU: {cpu_model()}")
     click.echo(f"{'frame':>6} {'pair':>4}  " + "  ".join(f"{name:>15}" for name in names) + "   (Mpps to VM / to VF)")
     with closing(Probe(FRONT_CPU, FORWARDER_CPU)) as probe:
         for mode in modes:
@@ -282,7 +283,9 @@ def show(pair: Pair, number: int, best: Conditions) -> None:
     help="Options of the front end (virtio-user), such as packed_vq=1; give it again for more kinds of rings.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
-@click.option("--check", is_flag=True, help="Exit with 1 where the first misses a target, is behind ours, or was not comparable.")
+@click.option(
+    "--check", is_flag=True, help="Exit with 1 where the first misses a target, is behind ours, or was not comparable."
+)
 def command(
     pairs: int,
     seconds: float,
