@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 
-import zmq.asyncio
+sys.path.append(__file__.rsplit("/", 2)[0])
+
 from memory_controller import MemoryController
 
+from harness.services import serve
 from vio4wd.portctl.config_service import ConfigService
 from vio4wd.portctl.port_control import PortControlService
-from vio4wd.portctl.zmq_service import Service
 from vio4wd.scheduler.service import CoreSchedService
 from vio4wd.stats.service import StatsService
 
 
-async def serve(directory: str, *, dynamic: bool) -> None:
+async def main(directory: str, *, dynamic: bool) -> None:
     controller = MemoryController(dynamic_sockets=dynamic)
     handlers = {
         "config": ConfigService(controller),
@@ -24,18 +24,8 @@ async def serve(directory: str, *, dynamic: bool) -> None:
         "port_control": PortControlService(controller),
         "core_sched": CoreSchedService(controller),
     }
-    context = zmq.asyncio.Context()
-    services = [Service(f"ipc://{directory}/{name}", handler, context=context) for name, handler in handlers.items()]
-    for service in services:
-        await service.start()
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    print("READY", flush=True)
-    await stopped.wait()
-    for service in services:
-        await service.stop()
-    context.term()
+    await serve(directory, handlers)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], dynamic="dynamic" in sys.argv))
+    asyncio.run(main(sys.argv[1], dynamic="dynamic" in sys.argv))

@@ -7,20 +7,17 @@ Relays 1 and 2 have a VF and a VM, both on CPU 1; each direction uses 30 % of a 
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import zmq.asyncio
-
-sys.path.append(__file__.rsplit("/", 2)[0] + "/portctl")
+sys.path += [__file__.rsplit("/", 2)[0], __file__.rsplit("/", 2)[0] + "/portctl"]
 
 from memory_controller import MemoryController
 
+from harness.services import serve
 from vio4wd.errors import RequestError
-from vio4wd.portctl.zmq_service import Service
 from vio4wd.relay.interface import DirectionCounters, RelayCpus, RelaySnapshot, VfState, VirtioState
 from vio4wd.scheduler.service import CoreSchedService
 from vio4wd.stats.service import StatsService
@@ -53,28 +50,14 @@ class LoadedController(MemoryController):
         ]
 
 
-async def serve(directory: str, words: Sequence[str]) -> None:
+async def main(directory: str, words: Sequence[str]) -> None:
     controller = LoadedController(refuse="refuse" in words)
     handlers = {
         "stats": StatsService(controller, tsc_hz=lambda: None if "rates" in words else HZ),
         "core_sched": CoreSchedService(controller),
     }
-    context = zmq.asyncio.Context()
-    services = [
-        Service(f"ipc://{directory}/{name}", handler, context=context)
-        for name, handler in handlers.items()
-        if name in words
-    ]
-    for service in services:
-        await service.start()
-    stopped = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    print("READY", flush=True)
-    await stopped.wait()
-    for service in services:
-        await service.stop()
-    context.term()
+    await serve(directory, {name: handler for name, handler in handlers.items() if name in words})
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], sys.argv[2:]))
+    asyncio.run(main(sys.argv[1], sys.argv[2:]))
