@@ -11,18 +11,16 @@ from typing import Any
 
 from numba import types
 
-from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
+from vio4wd.relay.direct.buffers import cache_of, stocked
 from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
 from vio4wd.relay.direct.guest_memory import (
     CACHE_LINE,
-    copy,
-    fetch16,
     fetch64,
     fetch64_acquire,
-    write_plain_header,
 )
 from vio4wd.relay.direct.notify import notify_packed
 from vio4wd.relay.direct.ring_record import RING_OFFSETS
+from vio4wd.relay.direct.simple import STEP, copy_from_guest, copy_to_guest, plan_space
 from vio4wd.relay.lanes import BURST
 from vio4wd.relay.mbuf import (
     BUF_ADDR,
@@ -44,7 +42,6 @@ from vio4wd.relay.native import (
     load64,
     prefetch,
     prefetch_to_write,
-    stack_space,
     store32,
     store64,
     store64_release,
@@ -59,7 +56,6 @@ _USED_FLAGS_SIGNED = _USED_FLAGS - (1 << 64)
 _WRITE_FLAG = DESC_WRITE << 48
 _SAVED, _SAVING, _KNOWN = RING_OFFSETS["saved"], RING_OFFSETS["saving"], RING_OFFSETS["known"]
 intp = types.intp
-_plan = stack_space(BURST * 16)
 
 
 @compiled
@@ -113,7 +109,7 @@ def use(ring: Any, address: int, buffer: int, length: int, slots: int) -> None:
 
 @compiled
 def _use_burst(ring: Any, address: int, words: int, count: int) -> None:
-    """Give back the next ``count`` buffers, of one descriptor each; at ``words``, 16 bytes apart, what they are to be.
+    """Give back the next ``count`` buffers, of one descriptor each; at ``words``, STEP bytes apart, what they become.
 
     One after the other with nothing in between, hence not by ``_put``: the guest looks at these lines all the time, and
     each time that it gets one back costs us as much as the packets of this line.
@@ -126,7 +122,7 @@ def _use_burst(ring: Any, address: int, words: int, count: int) -> None:
     word_at = ring.descriptors + DESC_BYTES * (position & ~WRAP) + 8
     end, ring_bytes = ring.descriptors + DESC_BYTES * ring.size, DESC_BYTES * ring.size
     for i in range(count):
-        store64_release(word_at, load64(words + 16 * i) | lap)
+        store64_release(word_at, load64(words + STEP * i) | lap)
         word_at += DESC_BYTES
         if word_at >= end:
             word_at -= ring_bytes
@@ -188,8 +184,8 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
         if load16(packet + NB_SEGS) != 1 or load64(packet + OL_FLAGS) & OL_TX_WORK:
             return i
         prefetch(load64(packet + BUF_ADDR) + load16(packet + DATA_OFF))
-        store64(plan + 16 * i, region_host + offset)
-        store64(plan + 16 * i + 8, _used_word((rest >> 32) & 0xFFFF, load32(packet + PKT_LEN) + header))
+        store64(plan + STEP * i, region_host + offset)
+        store64(plan + STEP * i + 8, _used_word((rest >> 32) & 0xFFFF, load32(packet + PKT_LEN) + header))
         position = advanced(ring, position, intp(1))
     return count
 
@@ -197,18 +193,10 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
 def _deliver(address: int, packets: int, count: int) -> Any:
     """Put packets into the guest's next buffers while both are simple; answers how many, their bytes in ``moved``."""
     ring = ring_at(address)
-    plan = _plan()
+    plan = plan_space()
     count = _plan_delivery(ring, packets, min(count, ring.size), plan)
-    header, total = ring.header_bytes, intp(0)
-    for i in range(count):
-        packet = load64(packets + 8 * i)
-        length = load32(packet + PKT_LEN)
-        destination = load64(plan + 16 * i)
-        write_plain_header(destination, header)
-        copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
-        total += length
+    ring.moved = copy_to_guest(packets, plan, count, ring.header_bytes)
     _use_burst(ring, address, plan + 8, count)
-    ring.moved = total
     return count
 
 
@@ -235,8 +223,8 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
         prefetch(region_host + offset + header)
         prefetch(region_host + offset + header + CACHE_LINE)
         prefetch(load64(buffers - 8 * i))
-        store64(plan + 16 * i, region_host + offset)
-        store64(plan + 16 * i + 8, rest)
+        store64(plan + STEP * i, region_host + offset)
+        store64(plan + STEP * i + 8, rest)
         position = advanced(ring, position, intp(1))
     return count
 
@@ -250,25 +238,14 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
     if have == 0:
         return 0
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
-    plan = _plan()
+    plan = plan_space()
     room = min(load16(load64(top) + BUF_LEN) - HEADROOM, ring.longest)
     count = _plan_collection(ring, top, min(count, have, ring.size), room, plan)
-    header, offloads, total = ring.header_bytes, ring.guest_offloads, intp(0)
+    count, ring.moved = copy_from_guest(ring, top, packets, plan, count)
     for i in range(count):
-        source, rest = load64(plan + 16 * i), load64(plan + 16 * i + 8)
-        if offloads and fetch16(source):
-            count = i
-            break
-        length = (rest & 0xFFFFFFFF) - header
-        buffer = load64(top - 8 * i)
-        copy(load64(buffer + BUF_ADDR) + HEADROOM, source + header, length)
-        fill_in(buffer, length)
-        store64(packets + 8 * i, buffer)
-        store64(plan + 16 * i + 8, _used_word((rest >> 32) & 0xFFFF, intp(0)))
-        total += length
+        store64(plan + STEP * i + 8, _used_word((load64(plan + STEP * i + 8) >> 32) & 0xFFFF, intp(0)))
     _use_burst(ring, address, plan + 8, count)
     store32(cache + CACHE_LENGTH, have - count)
-    ring.moved = total
     return count
 
 

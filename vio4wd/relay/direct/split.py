@@ -10,11 +10,12 @@ from typing import Any
 
 from numba import types
 
-from vio4wd.relay.direct.buffers import cache_of, fill_in, stocked
+from vio4wd.relay.direct.buffers import cache_of, stocked
 from vio4wd.relay.direct.chains import DESC_BYTES, DESC_SHAPE, DESC_WRITE
-from vio4wd.relay.direct.guest_memory import CACHE_LINE, copy, fetch16, fetch16_acquire, fetch64, write_plain_header
+from vio4wd.relay.direct.guest_memory import CACHE_LINE, fetch16, fetch16_acquire, fetch64
 from vio4wd.relay.direct.notify import notify_split
 from vio4wd.relay.direct.ring_record import RING_OFFSETS, RingRule
+from vio4wd.relay.direct.simple import STEP, copy_from_guest, copy_to_guest, plan_space
 from vio4wd.relay.lanes import BURST
 from vio4wd.relay.mbuf import (
     BUF_ADDR,
@@ -36,7 +37,6 @@ from vio4wd.relay.native import (
     load64,
     prefetch,
     prefetch_to_write,
-    stack_space,
     store16_release,
     store32,
     store64,
@@ -52,7 +52,6 @@ USED_BYTES = 8
 _SAVED = RING_OFFSETS["saved"]
 _AVAILABLE_INDEX = int(RingRule.AVAILABLE_INDEX)
 intp = types.intp
-_plan = stack_space(BURST * 16)
 
 
 @compiled
@@ -87,6 +86,15 @@ def use(ring: Any, head: int, length: int) -> None:
     ring.position = (ring.position + 1) & 0xFFFF
 
 
+@compiled
+def _use_burst(ring: Any, elements: int, count: int) -> None:
+    """Give back the next ``count`` buffers; at ``elements``, STEP bytes apart, their elements of the used ring."""
+    mask, position, used = ring.size - 1, ring.position, ring.used + RING_ENTRIES
+    for i in range(count):
+        store64(used + USED_BYTES * ((position + i) & mask), load64(elements + STEP * i))
+    ring.position = (position + count) & 0xFFFF
+
+
 def _publish(core_address: int, address: int) -> Any:
     """Tell the guest what was used since the last time."""
     core, ring = core_at(core_address), ring_at(address)
@@ -101,7 +109,7 @@ def _publish(core_address: int, address: int) -> Any:
 
 @compiled
 def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
-    """First pass towards the guest; answers for how many packets the plan (host address, head) is made."""
+    """First pass towards the guest; answers for how many packets the plan (host address, used element) is made."""
     mask, position, size = ring.size - 1, ring.position, ring.size
     entries, table = ring.available + RING_ENTRIES, ring.descriptors
     region_guest, region_bytes, region_host = ring.region_guest, ring.region_bytes, ring.region_host
@@ -125,35 +133,24 @@ def _plan_delivery(ring: Any, packets: int, count: int, plan: int) -> Any:
         if load16(packet + NB_SEGS) != 1 or load64(packet + OL_FLAGS) & OL_TX_WORK:
             return i
         prefetch(load64(packet + BUF_ADDR) + load16(packet + DATA_OFF))
-        store64(plan + 16 * i, region_host + offset)
-        store64(plan + 16 * i + 8, head)
+        store64(plan + STEP * i, region_host + offset)
+        store64(plan + STEP * i + 8, head | (load32(packet + PKT_LEN) + header) << 32)
     return count
 
 
 def _deliver(address: int, packets: int, count: int) -> Any:
     """Put packets into the guest's next buffers while both are simple; answers how many, their bytes in ``moved``."""
     ring = ring_at(address)
-    plan = _plan()
+    plan = plan_space()
     count = _plan_delivery(ring, packets, count, plan)
-    mask, position, header = ring.size - 1, ring.position, ring.header_bytes
-    used, total = ring.used + RING_ENTRIES, intp(0)
-    for i in range(count):
-        packet = load64(packets + 8 * i)
-        length = load32(packet + PKT_LEN)
-        destination = load64(plan + 16 * i)
-        write_plain_header(destination, header)
-        copy(destination + header, load64(packet + BUF_ADDR) + load16(packet + DATA_OFF), length)
-        slot = (position + i) & mask
-        store64(used + USED_BYTES * slot, load64(plan + 16 * i + 8) | (length + header) << 32)
-        total += length
-    ring.position = (position + count) & 0xFFFF
-    ring.moved = total
+    ring.moved = copy_to_guest(packets, plan, count, ring.header_bytes)
+    _use_burst(ring, plan + 8, count)
     return count
 
 
 @compiled
 def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) -> Any:
-    """First pass from the guest; answers for how many packets the plan (host address, head and length) is made.
+    """First pass from the guest; answers for how many packets the plan (host address, length and head) is made.
 
     ``buffers`` is the address of the topmost buffer of the cache, ``room`` how much data one takes.
     """
@@ -176,8 +173,8 @@ def _plan_collection(ring: Any, buffers: int, count: int, room: int, plan: int) 
         prefetch(region_host + offset + header)
         prefetch(region_host + offset + header + CACHE_LINE)
         prefetch(load64(buffers - 8 * i))
-        store64(plan + 16 * i, region_host + offset)
-        store64(plan + 16 * i + 8, head | length << 32)
+        store64(plan + STEP * i, region_host + offset)
+        store64(plan + STEP * i + 8, length | head << 32)
     return count
 
 
@@ -190,26 +187,14 @@ def _collect(core_address: int, address: int, pool: int, packets: int, count: in
     if have == 0:
         return 0
     top = cache + CACHE_OBJECTS + 8 * (have - 1)
-    plan = _plan()
+    plan = plan_space()
     room = min(load16(load64(top) + BUF_LEN) - HEADROOM, ring.longest)
     count = _plan_collection(ring, top, min(count, have), room, plan)
-    mask, position, header = ring.size - 1, ring.position, ring.header_bytes
-    used, offloads, total = ring.used + RING_ENTRIES, ring.guest_offloads, intp(0)
+    count, ring.moved = copy_from_guest(ring, top, packets, plan, count)
     for i in range(count):
-        source, rest = load64(plan + 16 * i), load64(plan + 16 * i + 8)
-        if offloads and fetch16(source):
-            count = i
-            break
-        length = (rest >> 32) - header
-        buffer = load64(top - 8 * i)
-        copy(load64(buffer + BUF_ADDR) + HEADROOM, source + header, length)
-        fill_in(buffer, length)
-        store64(packets + 8 * i, buffer)
-        store64(used + USED_BYTES * ((position + i) & mask), rest & 0xFFFFFFFF)
-        total += length
+        store64(plan + STEP * i + 8, load64(plan + STEP * i + 8) >> 32)
+    _use_burst(ring, plan + 8, count)
     store32(cache + CACHE_LENGTH, have - count)
-    ring.position = (position + count) & 0xFFFF
-    ring.moved = total
     return count
 
 
