@@ -10,6 +10,8 @@ from drivers import INDIRECT, NEXT, WRAP, PackedDriver, Piece, SplitDriver
 from rig import DATA_ROOM, LIBRARY, QUEUE_LENGTH, Rig
 
 from vio4wd.relay import mbuf
+from vio4wd.relay.direct.engine import POLLS_BEFORE_LIBRARY
+from vio4wd.relay.direct.ring_record import RingRule
 from vio4wd.relay.lanes import LaneMode
 
 VERSION_1, MERGEABLE, EVENT_INDEX, CSUM, PACKED = 1 << 32, 1 << 15, 1 << 29, 1, 1 << 34
@@ -454,6 +456,20 @@ def test_the_library_gets_its_turn(rig: MakeRig, sleep_us: int, polls: int) -> N
     assert LIBRARY[3] == 0
     rig_.step()
     assert LIBRARY[3] == 1
+
+
+@pytest.mark.parametrize("address", [None, 1 << 40])
+def test_the_library_gets_its_turn_at_an_empty_ring(rig: MakeRig, address: int | None) -> None:
+    """What the guest offers is the engine's to check, also when it is the library's turn."""
+    rig_ = rig(TO_VF, features=VERSION_1)
+    driver = SplitDriver(rig_)
+    rig_.view["polls"] = POLLS_BEFORE_LIBRARY - 1
+    driver.add([Piece(rig_.allocate(72) if address is None else address, 72)])
+    rig_.step()
+    assert LIBRARY[3] == 0
+    assert rig_.rule == (RingRule.KEPT if address is None else RingRule.ADDRESS)
+    rig_.step()
+    assert LIBRARY[3] == (1 if address is None else 0)
 
 
 @pytest.mark.parametrize(("count", "calls"), [(1, 0), ((1 << 14) - 1, 0), (1 << 14, 1)])

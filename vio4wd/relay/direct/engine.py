@@ -30,8 +30,9 @@ from vio4wd.relay.records import core_at, lane_at, ring_at
 HELD = LANE_RECORD_OFFSETS["held"]
 
 POLLS_BEFORE_LIBRARY = 8192
-"""Polls of a ring from the guest after which rte_vhost gets one: it may have a packet of its own (RARP) to send.
+"""Polls of a ring from the guest after which rte_vhost gets it, once it is empty: it may have a packet of its own.
 
+That one (RARP) tells switches where a guest is that has moved; a guest that never ceases to send tells them by itself.
 A microsecond that the lcore slept counts as a poll.
 """
 
@@ -254,18 +255,19 @@ def _collect(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -
 def _receive(core: Any, lane: Any, ring: Any, ring_address: int, packets: int) -> Any:
     """Fill the empty hold of the lane from the guest; answers how many packets."""
     ring.polls += 1 + core.sleep_us
-    if ring.polls >= POLLS_BEFORE_LIBRARY:
-        ring.polls = 0
-        count, size = _library_collect(core, lane, ring, ring_address, packets, intp(BURST))
-    else:
-        offered = _offered(ring)
-        if offered <= 0:
-            if offered < 0:
-                ring.rule = -offered
-            return 0
+    offered = _offered(ring)
+    if offered < 0:
+        ring.rule = -offered
+        return 0
+    if offered:
         before = _own_packets(ring)
         count, size = _collect(core, lane, ring, ring_address, packets)
         lane.direct_bursts += _own_packets(ring) != before
+    elif ring.polls >= POLLS_BEFORE_LIBRARY:
+        ring.polls = 0
+        count, size = _library_collect(core, lane, ring, ring_address, packets, intp(BURST))
+    else:
+        return 0
     lane.received_pkts += count
     lane.received_bytes += size
     lane.held_head = 0
