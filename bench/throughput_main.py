@@ -33,6 +33,15 @@ TARGETS = {"64": 1.8, "256": 1.5, "1518": 1.35}
 """Frame size -> what the direct engine is to reach against dpdk-testpmd with the default rings: split, mergeable."""
 
 DEFAULT_RINGS = "default"
+ALL_RINGS = (
+    DEFAULT_RINGS,
+    "mrg_rxbuf=0",
+    "in_order=1",
+    "packed_vq=1",
+    "packed_vq=1,mrg_rxbuf=0",
+    "packed_vq=1,in_order=1",
+)
+"""What ``--rings all`` stands for: split and packed, with and without mergeable buffers, in order."""
 
 FRONT_CPU, FORWARDER_CPU = 0, 1
 RELAY = 0
@@ -280,7 +289,7 @@ def show(pair: Pair, number: int, best: Conditions) -> None:
     multiple=True,
     default=[DEFAULT_RINGS],
     show_default=True,
-    help="Options of the front end (virtio-user), such as packed_vq=1; give it again for more kinds of rings.",
+    help="Options of the front end (virtio-user), such as packed_vq=1; give it again for more kinds, or all.",
 )
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here.")
 @click.option(
@@ -296,7 +305,8 @@ def command(
     check: bool,
 ) -> None:
     """Compare relays with dpdk-testpmd. The last line is ``ratio: N.NN`` for the first frame size and kind of rings."""
-    comparison = compare(contestants.split(","), frames.split(","), list(rings), pairs, seconds)
+    modes = list(dict.fromkeys(kind for given in rings for kind in (ALL_RINGS if given == "all" else (given,))))
+    comparison = compare(contestants.split(","), frames.split(","), modes, pairs, seconds)
     if json_path is not None:
         json_path.write_text(
             json.dumps([asdict(figure) for pair in comparison.pairs for figure in pair.figures], indent=1)
