@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import ctypes
 import random
 from collections.abc import Callable
 
 import pytest
 from drivers import WRAP, PackedDriver, Piece
-from rig import Rig
+from rig import Pool, Rig
 from stand_ins import LIBRARY
+
+from vio4wd.relay import mbuf
 
 VERSION_1, MERGEABLE, EVENT_INDEX, PACKED, CSUM = 1 << 32, 1 << 15, 1 << 29, 1 << 34, 1 << 0
 TO_VM, TO_VF = 0, 1
@@ -189,3 +192,44 @@ def test_notifications_at_a_descriptor(rig: MakeRig, position: int) -> None:
     rig_.step()
     assert rig_.calls() == 1
     rig_.sent()
+
+
+@pytest.mark.parametrize("size", [8, 16, 24], ids=lambda size: f"size {size}")
+@pytest.mark.parametrize("event_index", [0, EVENT_INDEX], ids=["flags", "event index"])
+def test_a_guest_that_keeps_pace_with_a_burst_is_woken(rig: MakeRig, size: int, event_index: int) -> None:
+    """It offers its buffers again while the burst is on, so that this goes more than once round the ring."""
+    rig_ = rig(TO_VF, features=VERSION_1 | PACKED | event_index, size=size, position=WRAP, buffers=64)
+    driver = PackedDriver(rig_)
+    send(rig_, driver, frame(60))
+    rig_.step()
+    assert len(rig_.sent()) == rig_.calls() == len(driver.used()) == 1
+    to_send, stash = 32, [rig_.pool.take() for _ in range(rig_.pool.available - 1)]
+
+    def offer() -> None:
+        nonlocal to_send
+        if not to_send:
+            return  # it sleeps
+        driver.set_event(1)
+        driver.used()
+        while to_send and driver.room:
+            send(rig_, driver, frame(60))
+            to_send -= 1
+        driver.set_event(2 if event_index else 0, driver.used_slot | (WRAP if driver.used_wrap else 0))
+
+    def dequeue(_pool: int, objects: int, count: int) -> int:
+        """The guest runs on its CPU while the mempool gives buffers one by one."""
+        offer()
+        if count > 1:
+            return -1
+        rig_.pool.put(objects, "u8", stash.pop())
+        return 0
+
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint)(dequeue)
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
+    Pool.put(rig_.operations.ctypes.data + mbuf.OPS_FIRST + mbuf.OPS_DEQUEUE, "u8", address)
+    offer()
+    rig_.step()
+    for buffer in stash:
+        rig_.pool.give(buffer)
+    assert len(rig_.sent()) == 32
+    assert rig_.calls() == 1

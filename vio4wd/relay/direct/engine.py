@@ -58,12 +58,11 @@ _deliver_any, _collect_any = general.DELIVER.call, general.COLLECT.call
 
 @compiled
 def _publish(core: Any, ring: Any, ring_address: int) -> None:
-    if ring.position == ring.published:
-        return
     if ring.packed:
-        ring.unsynced = MAX_UNSYNCED
-        _publish_packed(core.own_address, ring_address)
-    else:
+        if ring.untold:
+            ring.unsynced = MAX_UNSYNCED
+            _publish_packed(core.own_address, ring_address)
+    elif ring.position != ring.published:
         ring.unsynced += (ring.position - ring.published) & 0xFFFF
         _publish_split(core.own_address, ring_address)
         split.expect(ring)

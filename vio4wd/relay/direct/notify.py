@@ -50,13 +50,17 @@ def notify_split(core: Any, ring: Any, before: int, now: int) -> None:
 
 
 @compiled
-def notify_packed(core: Any, ring: Any, before: int, now: int) -> None:
-    """The same for a packed ring; positions with the wrap counter in bit 15."""
+def notify_packed(core: Any, ring: Any, before: int, now: int, slots: int) -> None:
+    """The same for a packed ring; positions with the wrap counter in bit 15, and how many slots lie between them.
+
+    A guest that offers its buffers again at once lets a burst go more than once round a small ring: then no position is
+    left out.
+    """
     if ring.call_fd < 0:
         return
     fence()
     flags = fetch16_acquire(ring.available + 2)  # before where, which the guest writes first
-    if ring.event_index and flags == _PACKED_AT_DESCRIPTOR and ring.announced:
+    if ring.event_index and flags == _PACKED_AT_DESCRIPTOR and ring.announced and slots <= ring.size:
         wanted = _passed_packed(ring, fetch16(ring.available), before, now)
     else:
         wanted = flags != _PACKED_DISABLE

@@ -105,6 +105,7 @@ def use(ring: Any, address: int, buffer: int, length: int, slots: int) -> None:
     _put(ring, ring.position, _used_word(buffer, length))
     store64_release(address + _SAVED, after)
     ring.position = after
+    ring.untold += slots
 
 
 @compiled
@@ -129,6 +130,7 @@ def _use_burst(ring: Any, address: int, words: int, count: int) -> None:
             lap ^= intp(_USED_FLAGS_SIGNED)
     store64_release(address + _SAVED, after)
     ring.position = after
+    ring.untold += count
 
 
 @compiled
@@ -144,7 +146,9 @@ def use_together(ring: Any, address: int, used: int, buffers: int, length: int) 
         part = min(length, load64(used + 24 * i + 8))
         if i:
             _put(ring, position, _used_word(load64(used + 24 * i), part))
-        position = advanced(ring, position, load64(used + 24 * i + 16))
+        slots = load64(used + 24 * i + 16)
+        position = advanced(ring, position, slots)
+        ring.untold += slots
         length -= part
     _put(ring, ring.position, first_word)
     ring.saved = ring.saving = ring.position = position
@@ -154,9 +158,10 @@ def use_together(ring: Any, address: int, used: int, buffers: int, length: int) 
 def _publish(core_address: int, address: int) -> Any:
     """Notify the guest of what was used since the last time."""
     core, ring = core_at(core_address), ring_at(address)
-    before, position = ring.published, ring.position
+    before, position, slots = ring.published, ring.position, ring.untold
     ring.published = position
-    notify_packed(core, ring, before, position)
+    ring.untold = 0
+    notify_packed(core, ring, before, position, slots)
     return 0
 
 

@@ -33,6 +33,7 @@ RING = np.dtype(
         # where the engine is
         ("position", "i8"),  # next buffer to use
         ("published", "i8"),  # what the guest has been told: ``position`` but within a burst
+        ("untold", "i8"),  # packed: slots from there to ``position``; more than the ring has, if the guest keeps pace
         ("limit", "i8"),  # split: end of what the guest is known to offer
         ("announced", "i8"),  # 1 once the guest was notified or found not to want it, since the ring was loaded
         ("moved", "i8"),  # bytes of the packets that were just delivered or collected

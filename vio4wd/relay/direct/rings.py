@@ -93,6 +93,7 @@ def load_ring(
         "guest_offloads": int(features & _GUEST_OFFLOADS != 0),
         "header_bytes": 12 if features & (1 << NET_F_MRG_RXBUF | 1 << F_VERSION_1) else 10,
         "longest": longest,
+        "untold": 0,
         "announced": 0,
         "polls": 0,
         "region_guest": regions[0].guest_phys_addr,
