@@ -226,6 +226,33 @@ def test_release_moves_a_running_session(broker: BrokerThread, back: FakeBackEnd
         vm.barrier()
 
 
+def test_a_worker_that_dies_while_it_resumes_a_moved_session(
+    broker: BrokerThread, back: FakeBackEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lanes were on before it could say so: where rings stopped in the worker before is out of date."""
+    with FrontEnd(broker.open()) as vm:
+        vm.handshake()
+        settled(back, vm)
+        for ring, used in ((0, 40), (1, 50)):
+            vm.memory.write_u16(vm.rings[ring].used + 2, used)
+        back.bases = {0: 40, 1: 50}
+        broker.call(broker.broker.release(0))
+
+        async def resume(relay: int, *, interrupt: bool = False) -> None:
+            vm.memory.write_u16(vm.rings[0].used + 2, 45)
+            back.dead = True
+            raise WorkerError("the worker died")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(back, "resume", resume)
+            with pytest.raises(WorkerError):
+                broker.call(broker.broker.replay(0))
+        assert back.bases == {0: 40, 1: 50}
+        broker.call(back.die())
+        replay(broker, back)
+        assert back.bases == {0: 45, 1: 50}
+
+
 def test_request_in_flight_is_repeated_after_the_replay(broker: BrokerThread, back: FakeBackEnd) -> None:
     with FrontEnd(broker.open()) as vm:
         vm.handshake()

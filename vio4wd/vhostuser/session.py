@@ -383,8 +383,10 @@ class Session:
             await self._back.send(message)
             if rule_of(message.request).reply:
                 (await self._back.reply_to(message.request)).close()
+        if self._bases:
+            await self._back.fence()
+            self._bases.clear()  # now lanes may use the rings, even if the worker dies before it says that they do
         await self._back.resume(interrupt=True)
-        self._bases.clear()
         self._set_state(SessionState.RUNNING)
         log.info("relay %d: session replayed, rings %s go on", self.relay, record.started_rings)
 
