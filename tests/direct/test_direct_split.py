@@ -182,6 +182,19 @@ def test_a_packet_that_never_fits_is_dropped(rig: MakeRig, features: int, buffer
     assert rig_.counter("received_pkts") == 2
 
 
+def test_a_packet_that_never_fits_in_chains_is_dropped(rig: MakeRig) -> None:
+    """All descriptors of the ring are offered, as fewer buffers."""
+    rig_ = rig(TO_VM, features=VERSION_1 | MERGEABLE, size=4)
+    driver = SplitDriver(rig_)
+    for _ in range(2):
+        post(rig_, driver, 60, 60)
+    rig_.offer(rig_.pool.packet([frame(1000)]), rig_.pool.packet([frame(60)]))
+    for _ in range(4):
+        rig_.step()
+    assert [length for _, length in driver.used()] == [72]
+    assert rig_.counter("queue_full_pkts") == 1
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_vf_is_asked_for_full_bursts_once_the_guest_has_a_buffer(rig: MakeRig, packed: bool) -> None:
     """Vector drivers give nothing to those who ask for fewer than 4 or 8; what the guest has no room for is held."""

@@ -68,34 +68,36 @@ def find_table(ring: Any, guest: int, length: int, table: int, pieces: int) -> A
 def walk_split(ring: Any, head: int, pieces: int, count: int, writable: int) -> Any:
     """Add the buffer that starts at descriptor ``head`` to the ``count`` pieces.
 
-    ``writable`` is DESC_WRITE for buffers that the guest receives into, else 0. Answers (pieces, bytes of this buffer),
-    or (minus a rule, the descriptor).
+    ``writable`` is DESC_WRITE for buffers that the guest receives into, else 0. Answers (pieces, bytes of this buffer,
+    descriptors of the ring that it takes), or (minus a rule, the descriptor, 0).
     """
-    table, entries, index, total = ring.descriptors, ring.size, head, intp(0)
+    table, entries, index, total, own = ring.descriptors, ring.size, head, intp(0), intp(0)
     for step in range(MAX_STEPS):
         ring.walked += 1
         if index >= entries:
-            return -(_HEAD if step == 0 else _NEXT), index
+            return -(_HEAD if step == 0 else _NEXT), index, 0
+        if table == ring.descriptors:
+            own += 1
         guest, rest = fetch64(table + DESC_BYTES * index), fetch64(table + DESC_BYTES * index + 8)
         length, flags = rest & 0xFFFFFFFF, (rest >> 32) & 0xFFFF
         if flags & DESC_INDIRECT:
             if step or flags & DESC_NEXT:
-                return -_TABLE_FLAGS, index
+                return -_TABLE_FLAGS, index, 0
             table, entries = find_table(ring, guest, length, _table(), _table_pieces())
             if table < 0:
-                return table, index
+                return table, index, 0
             index = 0
             continue
         if flags & DESC_WRITE != writable:
-            return -_DIRECTION, index
+            return -_DIRECTION, index, 0
         count = add_pieces(ring, guest, length, pieces, count)
         if count < 0:
-            return count, index
+            return count, index, 0
         total += length
         if not flags & DESC_NEXT:
-            return count, total
+            return count, total, own
         index = (rest >> 48) & 0xFFFF
-    return -_LENGTH, head
+    return -_LENGTH, head, 0
 
 
 @compiled

@@ -86,8 +86,8 @@ def _next_buffer(ring: Any, position: int, pieces: int, count: int, writable: in
     if position == ring.limit:
         return count, 0, 0, 0
     head = fetch16(ring.available + split.RING_ENTRIES + 2 * (position & (ring.size - 1)))
-    count, total = walk_split(ring, head, pieces, count, writable)
-    return count, total, 1, head
+    count, total, slots = walk_split(ring, head, pieces, count, writable)
+    return count, total, slots, head
 
 
 @compiled
@@ -112,7 +112,7 @@ def _use_all(ring: Any, address: int, used: int, buffers: int, length: int) -> N
 
 @compiled
 def _after(ring: Any, position: int, slots: int) -> Any:
-    return packed.advanced(ring, position, slots) if ring.packed else (position + slots) & 0xFFFF
+    return packed.advanced(ring, position, slots) if ring.packed else (position + 1) & 0xFFFF
 
 
 @compiled
