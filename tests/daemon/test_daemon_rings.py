@@ -27,7 +27,6 @@ from vio4wd.vhostuser.requests import ProtocolFeature, Request
 pytestmark = pytest.mark.dpdk
 
 STOPS = 30
-DEATHS = 3
 SETTLING_S = Options().settling_time + 0.1
 """After this the session is not suspected of the death."""
 MOST_LOST = 1024 + 2 * BURST
@@ -153,14 +152,17 @@ def test_no_buffer_is_lost_with_workers_that_die_under_traffic(tmp_path: Path, f
         pair = vm.pairs[0]
         posted = sorted(pair.rx_buffers.values())
         with endless_traffic(vm) as traffic:
-            for _ in range(DEATHS):
+            for parts in (1, 2, 3):
                 worker = daemon.settled_workers()[0]
                 time.sleep(SETTLING_S)
-                with traffic.lock:  # it will be in the middle of a burst, or close to it
-                    traffic.send(192)
-                    os.kill(worker.pid, signal.SIGKILL)
-                worker.wait(5)
-                before = direct_bursts(daemon)
+                replayed = daemon.child.log.count("session replayed") + 1
+                with traffic.lock:
+                    traffic.send(192 // parts, parts)
+                    os.kill(worker.pid, signal.SIGKILL)  # in the middle of a burst, or close to it
+                    worker.wait(5)
+                    before = direct_bursts(daemon)
+                    if parts > 1:  # what chains leave in a packed ring misleads who has to guess where it was
+                        wait_for(lambda n=replayed: daemon.child.log.count("session replayed") == n, 10, "the replay")
                 await_frames(vm)
                 assert all(now > then for now, then in zip(direct_bursts(daemon), before, strict=True))
             assert_stops_exactly(vm, traffic)
@@ -168,7 +170,7 @@ def test_no_buffer_is_lost_with_workers_that_die_under_traffic(tmp_path: Path, f
         # A buffer or frame that came twice has ended the traffic with an error; a buffer that is lost is missing now.
         assert (len(pair.tx.free), pair.tx_buffers) == (vm.ring_size, {})
         assert (len(pair.rx.free), sorted(pair.rx_buffers.values())) == (0, posted)
-        assert 0 <= traffic.sent - traffic.received <= DEATHS * MOST_LOST
+        assert 0 <= traffic.sent - traffic.received <= 3 * MOST_LOST
         echo(vm, frames(300))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -51,12 +52,13 @@ class Traffic:
         self._vm = vm
         self._contents = [data[NUMBER_BYTES:] for data in frames(64)]
 
-    def send(self, count: int) -> None:
-        """Send so many frames, if they all have room now."""
+    def send(self, count: int, parts: int = 1) -> None:
+        """Send so many frames, each of so many descriptors, if they all have room now."""
         self._vm.reclaim()
-        if len(self._vm.pairs[0].tx.free) >= count:
+        if len(self._vm.pairs[0].tx.free) >= count * parts:
             numbers = range(self.sent + 1, self.sent + count + 1)
-            self._vm.send_all([n.to_bytes(NUMBER_BYTES, "little") + self._content(n) for n in numbers])
+            batch = [number.to_bytes(NUMBER_BYTES, "little") + self._content(number) for number in numbers]
+            self._vm.send_all(batch, parts=parts)
             self.sent += count
 
     def poll(self) -> int:
@@ -77,14 +79,17 @@ class Traffic:
 
 @contextmanager
 def endless_traffic(vm: FrontEnd) -> Iterator[Traffic]:
-    """Send and receive all the time, on a thread; what is on its way at the end is received, too."""
-    traffic, stop = Traffic(vm), threading.Event()
+    """Send frames of one descriptor and of several, and receive them, all the time, on a thread.
+
+    What is on its way at the end is received, too.
+    """
+    traffic, stop, shapes = Traffic(vm), threading.Event(), itertools.cycle((1, 1, 3))
 
     def run() -> None:
         while not stop.wait(0.0002):
             with traffic.lock:
                 traffic.poll()
-                traffic.send(64)
+                traffic.send(64, next(shapes))
 
     thread = threading.Thread(target=run)
     thread.start()
