@@ -198,8 +198,8 @@ class LaneControl:
         lanes["not_connected_bytes"] += lanes["held_bytes"].astype(np.uint64)
         lanes["held_count"] = 0
         lanes["held_bytes"] = 0
-        lanes["view"]["loaded"] = 0
-        lanes["view"]["known"] = 0
+        for name in ("loaded", "known", "reported"):
+            lanes["view"][name] = 0
 
     def _switch(self, relay: int, state: _Relay, sides: RelaySides) -> None:
         new = _plan(relay, sides)
@@ -212,7 +212,8 @@ class LaneControl:
             self._write(index, new.get(index, _Lane()), sides)
         state.lanes = new
         if state.sides.guest and not sides.guest:
-            self._table.lanes["view"]["known"][relay_lanes(relay)] = 0  # the next guest's rings are others
+            for name in ("known", "reported"):  # the next guest's rings are others
+                self._table.lanes["view"][name][relay_lanes(relay)] = 0
         if sides.paused or sides.vf_busy:
             return
         self._assign(relay, new, sides)

@@ -29,11 +29,16 @@ class DirectRings:
 
     @staticmethod
     def fault(lane: np.void) -> str | None:
-        """What rule the lane's ring has broken; None if none, or if this has been asked since."""
+        """What rule the lane's ring has broken; None if none, or if this has been asked since.
+
+        A guest may have its ring loaded again as often as it likes. What it breaks then is told if packets have moved
+        meanwhile, or the guest began anew: else it could fill the log.
+        """
         view = lane["view"]
-        if not view["loaded"] or view["reported"] or not view["rule"]:
+        moved = 1 + int(view["simple_pkts"]) + int(view["general_pkts"])
+        if not view["loaded"] or not view["rule"] or view["reported"] == moved:
             return None
-        view["reported"] = 1
+        view["reported"] = moved
         return f"{RULE_TEXTS[RingRule(int(view['rule']))]} (ring {lane['ring']}, descriptor {view['head']})"
 
     def take(self, lane: np.void, relay: int, vring: VringInfo, regions: Sequence[Region], features: int) -> None:

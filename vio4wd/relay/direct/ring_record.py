@@ -45,7 +45,7 @@ RING = np.dtype(
         ("region_host", "i8"),
         ("regions", "i8"),
         ("rule", "i8"),  # RingRule that the guest broke, 0: none
-        ("reported", "i8"),  # 1 once that was told
+        ("reported", "i8"),  # 1 + packets moved before the last fault that was told, 0: none since the guest came
         ("head", "i8"),  # the descriptor or index where it did
         # for whoever takes over when this process dies: see SavedPosition
         ("known", "i8"),  # 1: the three that follow say where the ring is

@@ -73,10 +73,10 @@ def load_ring(
     """Fill a lane's ring record (its field ``view``) for the direct engine; ``longest`` is as in the lane's record.
 
     Answers None, or why the library engine must do it; then the record says that the ring is not loaded. A broken rule
-    of an earlier session is forgotten, but not how far rte_vhost is behind with what it told the guest (``unsynced``):
+    is forgotten, but not that it was told, nor how far rte_vhost is behind with what it told the guest (``unsynced``):
     it stays so when a ring was given back and is taken again.
     """
-    ring["rule"] = ring["reported"] = ring["head"] = 0
+    ring["rule"] = ring["head"] = 0
     reason = unsuitable(vring, regions, features, base)
     if reason is not None:
         ring["loaded"] = ring["known"] = 0
