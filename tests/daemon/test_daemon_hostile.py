@@ -15,16 +15,23 @@ from pathlib import Path
 import pytest
 
 from frontend import FrontEnd, GuestMemory, Wire
-from frontend.echo import ready
-from frontend.split import Buffer
+from frontend.echo import echo, frames, ready
+from frontend.memory import GUEST_BASE, MIB
+from frontend.ring import Buffer
+from frontend.vm import DEFAULT_FEATURES, F_RING_PACKED
 from harness.daemon import Daemon
 from harness.process import wait_for
 from harness.testpmd import Testpmd
+from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
+from vio4wd.relay.lanes import Direction
+from vio4wd.relay.worker import FAULT_POLL_S
 
 pytestmark = pytest.mark.dpdk
 
 GOOD, BAD = 1, 2
 FULL = 2**64 - 2
+NOWHERE = GUEST_BASE - MIB
+"""A guest address in no region."""
 
 
 @pytest.fixture(params=["direct", "library"])
@@ -39,11 +46,19 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
 
 
 @contextmanager
-def up(daemon: Daemon, relay: int, memory: GuestMemory | None = None) -> Iterator[FrontEnd]:
-    """A front end whose frames come back."""
-    with FrontEnd(daemon.socket(relay), memory=memory) as vm:
+def up(
+    daemon: Daemon,
+    relay: int,
+    memory: GuestMemory | None = None,
+    *,
+    features: int = 0,
+    buffers: int | None = None,
+) -> Iterator[FrontEnd]:
+    """A front end whose frames come back; ``features`` besides the usual ones, receive ``buffers`` (default: all)."""
+    with FrontEnd(daemon.socket(relay), memory=memory, features=DEFAULT_FEATURES | features) as vm:
         vm.handshake()
-        vm.post_rx()
+        assert vm.features & features == features
+        vm.post_rx(buffers)
         ready(vm)
         yield vm
 
@@ -109,6 +124,38 @@ def test_the_guest_of_a_killed_worker_is_interrupted(engine: Daemon) -> None:
         engine.workers()[0].kill()
         for ring in vm.rings:
             wait_for(lambda ring=ring: ring.calls(), 10, "an interrupt")
+
+
+@pytest.mark.parametrize("engine", ["direct"], indirect=True)
+@pytest.mark.parametrize("features", [0, F_RING_PACKED], ids=["split", "packed"])
+@pytest.mark.parametrize("ring", [0, 1], ids=["to the guest", "from the guest"])
+def test_a_ring_that_breaks_a_rule_rests_until_the_guest_resets_it(engine: Daemon, features: int, ring: int) -> None:
+    direction = Direction.VM_TO_VF if ring else Direction.VF_TO_VM
+    fault = f"relay {BAD}: {direction.name.lower()} lane of queue pair 0: {RULE_TEXTS[RingRule.ADDRESS]} (ring {ring},"
+    with up(engine, GOOD) as good, up(engine, BAD, features=features, buffers=64) as bad:
+        workers = [process.pid for process in engine.settled_workers()]
+        for turn in (1, 2):
+            echo(bad, frames(100))
+            last_good = bad.rings[ring].next_available
+            bad.rings[ring].add([Buffer(NOWHERE, 1024, writable=not ring)])
+            bad.rings[ring].publish()
+            bad.post_rx(8)
+            bad.send_all([bytes(60)] * 100)
+            wait_for(lambda turn=turn: engine.child.log.count(fault) == turn, 5, f"fault {turn} in the log")
+            echo(good, frames(64))
+            time.sleep(2 * FAULT_POLL_S)
+            assert engine.child.log.count("lane of queue pair") == turn
+            assert bad.rings[ring].used_index() == last_good
+            assert bad.stop_ring(ring) == last_good
+            bad.stop_ring(1 - ring)
+            bad.renew()
+            bad.restart_rings()
+            bad.post_rx(64)
+            ready(bad)
+            echo(bad, frames(300))
+        echo(good, frames(64))
+        assert engine.child.log.count("lane of queue pair") == 2
+        assert [process.pid for process in engine.workers()] == workers
 
 
 @pytest.mark.parametrize("text", ["é" * 20_000, "x" * 60_000, "x=" + "\U0001f600" * 8000])

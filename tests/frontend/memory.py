@@ -29,6 +29,9 @@ class GuestRegion:
     words: memoryview
     used: int = 0
 
+    def __contains__(self, guest: int) -> bool:
+        return self.guest <= guest < self.guest + self.size
+
     def close(self) -> None:
         self.words.release()
         self.map.close()
@@ -73,7 +76,7 @@ class GuestMemory:
     def find(self, guest: int) -> tuple[GuestRegion, int]:
         """The region of a guest address and the position in its map."""
         for region in self.regions:
-            if region.guest <= guest < region.guest + region.size:
+            if guest in region:
                 return region, guest - region.guest + region.offset
         raise KeyError(f"guest address {guest:#x}")
 

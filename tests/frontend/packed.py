@@ -22,6 +22,7 @@ class PackedRing(Ring):
 
     def __init__(self, memory: GuestMemory, size: int = 256, *, region: int = 0, start: int = WRAP) -> None:
         super().__init__(memory, size, (16 * size, 4, 4), region)
+        self.device_flags = self.used + 2
         self._chains: dict[int, list[int]] = {}
         self._unpublished: list[tuple[int, int]] = []
         self.begin_at(start)

@@ -10,6 +10,9 @@ from frontend.memory import GuestMemory
 
 F_NEXT, F_WRITE, F_INDIRECT = 1, 2, 4
 
+NO_KICKS = 1
+"""What a device that wants no kicks writes: VIRTQ_USED_F_NO_NOTIFY, and for packed rings RING_EVENT_FLAGS_DISABLE."""
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -23,8 +26,11 @@ class Buffer:
 class Ring:
     """A ring's three parts in guest memory, with its kick and call eventfds. All addresses kept are guest addresses.
 
-    ``free`` has one item for each descriptor that is not in use.
+    ``free`` has one item for each descriptor that is not in use. ``device_flags`` is the address of the 16 bits in
+    which the device says whether it wants kicks.
     """
+
+    device_flags: int
 
     def __init__(self, memory: GuestMemory, size: int, parts: tuple[int, int, int], region: int) -> None:
         self.memory = memory

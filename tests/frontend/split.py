@@ -16,6 +16,7 @@ class SplitRing(Ring):
 
     def __init__(self, memory: GuestMemory, size: int = 256, *, region: int = 0, start: int = 0) -> None:
         super().__init__(memory, size, (16 * size, 6 + 2 * size, 6 + 8 * size), region)
+        self.device_flags = self.used
         self._chains: dict[int, list[int]] = {}
         self.begin_at(start)
 

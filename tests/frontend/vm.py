@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from frontend.memory import GuestMemory
+from frontend.memory import GuestMemory, GuestRegion
 from frontend.packed import PackedRing
 from frontend.ring import Buffer, Ring
 from frontend.split import SplitRing
@@ -83,9 +83,9 @@ class FrontEnd:
         self.sent = 0
         self.received = 0
         self._kept: dict[int, list[Packet]] = {}
-        rings_in = len(self.memory.regions) - 1
-        packed = bool(features & F_RING_PACKED)
-        self.pairs = [Pair(self.memory, ring_size, rings_in, packed=packed) for _ in range(queue_pairs)]
+        self._withdrawn: GuestRegion | None = None
+        self._rings_in = len(self.memory.regions) - 1
+        self.pairs = [self._new_pair() for _ in range(queue_pairs)]
         try:
             if sock is not None:
                 self.wire = Wire(sock, timeout)
@@ -95,6 +95,9 @@ class FrontEnd:
         except BaseException:
             self._close_memory()
             raise
+
+    def _new_pair(self) -> Pair:
+        return Pair(self.memory, self.ring_size, self._rings_in, packed=bool(self.wanted & F_RING_PACKED))
 
     def __enter__(self) -> FrontEnd:
         return self
@@ -173,6 +176,19 @@ class FrontEnd:
         self.set_u64(Request.SET_VRING_KICK, index, [ring.kick_fd])
         yield f"SET_VRING_KICK {index}"
 
+    def restart_rings(self) -> None:
+        """Set all rings up again and enable them."""
+        for index in range(len(self.rings)):
+            for _ in self.start_ring(index):
+                pass
+            self.enable(index)
+
+    def renew(self, pair: int = 0) -> None:
+        """Have new rings in place of a pair's, which are stopped, and none of the old buffers: the driver's reset."""
+        for ring in self.pairs[pair].rings:
+            ring.close()
+        self.pairs[pair] = self._new_pair()
+
     def set_address(self, index: int, *, logged: bool = False) -> None:
         """Tell where the ring is; ``logged``: what is written to its used part is to be logged, too."""
         ring, user = self.rings[index], self.memory.user
@@ -217,15 +233,19 @@ class FrontEnd:
 
     # Packets
 
-    def post_rx(self, count: int | None = None, *, pair: int = 0, size: int = BUFFER_BYTES) -> int:
+    def post_rx(self, count: int | None = None, *, pair: int = 0, size: int = BUFFER_BYTES, region: int = 0) -> int:
         """Give the device ``count`` receive buffers (default: as many as fit); answers how many."""
         queue = self.pairs[pair]
         count = len(queue.rx.free) if count is None else count
         for _ in range(count):
-            self._offer_rx(queue, self.memory.alloc(size), size)
+            self._offer_rx(queue, self.memory.alloc(size, region=region), size)
         queue.rx.publish()
         queue.rx.kick()
         return count
+
+    def withdraw_rx(self, region: GuestRegion) -> None:
+        """Offer receive buffers in this region no more, once the device has given them back."""
+        self._withdrawn = region
 
     def _offer_rx(self, queue: Pair, guest: int, size: int) -> None:
         head = queue.rx.add([Buffer(guest, size, writable=True)])
@@ -303,7 +323,8 @@ class FrontEnd:
             rest = b"".join(self.memory.read(guest, written) for guest, written in done[1:count])
             packets.append(Packet(first[self.header_bytes :] + rest, header, count))
             for guest, _ in done[:count]:
-                self._offer_rx(queue, guest, BUFFER_BYTES)
+                if self._withdrawn is None or guest not in self._withdrawn:
+                    self._offer_rx(queue, guest, BUFFER_BYTES)
             done = done[count:]
         if packets:
             queue.rx.publish()
