@@ -55,6 +55,7 @@ class Outcome:
     to_vm_bytes: list[bytes]
     to_vf_used: list[tuple[int, int]]
     to_vf_frames: list[bytes]
+    stopped_at: list[int]
     counters: dict[str, int]
     called: tuple[bool, bool]
 
@@ -192,6 +193,8 @@ def play(daemon: Daemon, engine: str, case: Case, directory: Path, seed: int) ->
         finally:
             daemon.remove(RELAY, devargs.split(",")[0])
         after = figures(table)
+        stopped_at = [vm.stop_ring(index) for index in (0, 1)]
+        assert stopped_at == [ring.used_index() for ring in (rx, tx)]
     wait_for(lambda: daemon.child.log.count(GUEST_DOWN) > guests, 10, "the end")
     check(case, vm.header_bytes, incoming, outgoing, contents, captured(out))
     assert called == (case.calls, case.calls)
@@ -200,8 +203,8 @@ def play(daemon: Daemon, engine: str, case: Case, directory: Path, seed: int) ->
         contents = [data[:10] + data[vm.header_bytes :] for data in contents]  # num_buffers: rte_vhost leaves it alone
     if case.packed:
         to_vf = [(identity, 0) for identity, _ in to_vf]  # bytes written, none: rte_vhost leaves the buffer's length
-    counters = {key: after[key] - before[key] for key in after if not key.endswith(("cycles", "_bursts"))}
-    return Outcome(to_vm, contents, to_vf, captured(out), counters, called)
+    counters = {key: after[key] - before[key] for key in after if not key.endswith(("cycles", "_bursts", "own_pkts"))}
+    return Outcome(to_vm, contents, to_vf, captured(out), stopped_at, counters, called)
 
 
 def take(ring: Ring, count: int) -> list[tuple[int, int]]:
@@ -229,18 +232,25 @@ def check(
 
 
 def check_engine(daemon: Daemon, engine: str, before: dict[str, int], after: dict[str, int]) -> None:
-    """The engine that was asked for has worked the rings, in both directions."""
+    """The engine that was asked for has worked the rings, in both directions, and only that one."""
     assert "rte_vhost works ring" not in daemon.child.log
-    for direction in Direction:
-        bursts = {name: after[f"{direction.name}.{name}_bursts"] for name in ("direct", "library")}
-        assert bursts[engine] > before[f"{direction.name}.{engine}_bursts"], direction.name
-        assert engine == "direct" or bursts["direct"] == 0, direction.name
+    other = "library" if engine == "direct" else "direct"
+    for direction, packets in ((Direction.VF_TO_VM, TO_VM_FRAMES), (Direction.VM_TO_VF, TO_VF_FRAMES)):
+        grown = {
+            name: after[f"{direction.name}.{name}"] - before[f"{direction.name}.{name}"]
+            for name in ("direct_bursts", "library_bursts", "own_pkts")
+        }
+        assert grown[f"{engine}_bursts"] > 0, direction.name
+        assert grown[f"{other}_bursts"] == 0, direction.name
+        assert grown["own_pkts"] == (packets if engine == "direct" else 0), direction.name
 
 
 def figures(table: LaneTable) -> dict[str, int]:
-    """All counters of the relay."""
-    return {
-        f"{direction.name}.{name}": int(table.of(RELAY, direction)[name].sum())
-        for direction in Direction
-        for name in COUNTERS
-    }
+    """All counters of the relay, and for each direction the packets that the direct engine itself has moved."""
+    found = {}
+    for direction in Direction:
+        lanes = table.of(RELAY, direction)
+        found |= {f"{direction.name}.{name}": int(lanes[name].sum()) for name in COUNTERS}
+        own = lanes["view"]["simple_pkts"].sum() + lanes["view"]["general_pkts"].sum()
+        found[f"{direction.name}.own_pkts"] = int(own)
+    return found
