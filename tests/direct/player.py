@@ -22,13 +22,18 @@ INDIRECT, EVENT_INDEX, IN_ORDER, ANY_LAYOUT = 1 << 28, 1 << 29, 1 << 35, 1 << 27
 MODERN = VERSION_1 | PROTOCOL
 RELAY, RING_SIZE = 3, 256
 GUEST_UP, GUEST_DOWN = (f"relay {RELAY}: guest is {state}" for state in ("up", "down"))
-TO_VM_FRAMES, TO_VF_FRAMES, SHORTEST = 40, 40, 60
+TO_VM_FRAMES, TO_VF_FRAMES, SHORTEST, USUAL = 40, 40, 60, 1514
 WRAP = 1 << 15
+HEADER_BYTES = 12
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is negotiated, and what the rings look like; ``calls``: the guest asks to be called."""
+    """What is negotiated, and what the rings look like; ``calls``: the guest asks to be called.
+
+    ``longest_in`` and ``longest_out`` are the bytes of the longest frames to the guest and from it. Those that the VF
+    receives and that are longer than a packet buffer come as several segments.
+    """
 
     name: str
     features: int
@@ -36,6 +41,8 @@ class Case:
     regions: int = 1
     simple: bool = False
     calls: bool = True
+    longest_in: int = USUAL
+    longest_out: int = USUAL
 
     @property
     def packed(self) -> bool:
@@ -89,13 +96,14 @@ class Player:
     def cut(self, total: int) -> list[int]:
         """Sizes of 1 to 5 pieces. In packed rings the first of several is too small for a frame.
 
-        (rte_vhost fills four packed descriptors at a time, if each has the room, also where they are one chain.)
+        (rte_vhost fills four packed descriptors at a time, if each has the room, also where they are one chain. And
+        where a chain begins with less than the header, it was seen to take the next packet's buffer out of that chain.)
         """
         if self.case.simple:
             return [total]
         points = sorted(self.random.randint(1, total) for _ in range(self.random.randint(0, 4)))
         if self.case.packed and points:
-            points[0] = min(points[0], SHORTEST)
+            points = sorted([min(max(points[0], HEADER_BYTES), SHORTEST), *points[1:]])
         edges = [0, *points, total]
         return [b - a for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
@@ -155,15 +163,15 @@ class Player:
         return data[:written]
 
 
-def frame(source: random.Random) -> bytes:
-    return bytes(12) + b"\x88\xb5" + source.randbytes(source.randint(SHORTEST - 14, 1500))
+def frame(source: random.Random, longest: int) -> bytes:
+    return bytes(12) + b"\x88\xb5" + source.randbytes(source.randint(SHORTEST, longest) - 14)
 
 
 def play(daemon: Daemon, engine: str, case: Case, directory: Path, seed: int) -> Outcome:
     """Play a case against a daemon whose rings are worked by this engine."""
     player = Player(case, seed)
-    incoming = [frame(player.random) for _ in range(TO_VM_FRAMES)]
-    outgoing = [frame(player.random) for _ in range(TO_VF_FRAMES)]
+    incoming = [frame(player.random, case.longest_in) for _ in range(TO_VM_FRAMES)]
+    outgoing = [frame(player.random, case.longest_out) for _ in range(TO_VF_FRAMES)]
     capture(directory / "in.pcap", incoming)
     out = directory / "out.pcap"
     out.unlink(missing_ok=True)
