@@ -22,13 +22,18 @@ INDIRECT, EVENT_INDEX, IN_ORDER, ANY_LAYOUT = 1 << 28, 1 << 29, 1 << 35, 1 << 27
 MODERN = VERSION_1 | PROTOCOL
 RELAY, RING_SIZE = 3, 256
 GUEST_UP, GUEST_DOWN = (f"relay {RELAY}: guest is {state}" for state in ("up", "down"))
-TO_VM_FRAMES, TO_VF_FRAMES, SHORTEST = 40, 40, 60
+TO_VM_FRAMES, TO_VF_FRAMES, SHORTEST, USUAL = 40, 40, 60, 1514
 WRAP = 1 << 15
+HEADER_BYTES = 12
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is negotiated, and what the rings look like; ``calls``: the guest asks to be called."""
+    """What is negotiated, and what the rings look like; ``calls``: the guest asks to be called.
+
+    ``longest_in`` and ``longest_out`` are the bytes of the longest frames to the guest and from it. Those that the VF
+    receives and that are longer than a packet buffer come as several segments.
+    """
 
     name: str
     features: int
@@ -36,6 +41,8 @@ class Case:
     regions: int = 1
     simple: bool = False
     calls: bool = True
+    longest_in: int = USUAL
+    longest_out: int = USUAL
 
     @property
     def packed(self) -> bool:
@@ -55,6 +62,7 @@ class Outcome:
     to_vm_bytes: list[bytes]
     to_vf_used: list[tuple[int, int]]
     to_vf_frames: list[bytes]
+    stopped_at: list[int]
     counters: dict[str, int]
     called: tuple[bool, bool]
 
@@ -88,13 +96,14 @@ class Player:
     def cut(self, total: int) -> list[int]:
         """Sizes of 1 to 5 pieces. In packed rings the first of several is too small for a frame.
 
-        (rte_vhost fills four packed descriptors at a time, if each has the room, also where they are one chain.)
+        (rte_vhost fills four packed descriptors at a time, if each has the room, also where they are one chain. And
+        where a chain begins with less than the header, it was seen to take the next packet's buffer out of that chain.)
         """
         if self.case.simple:
             return [total]
         points = sorted(self.random.randint(1, total) for _ in range(self.random.randint(0, 4)))
         if self.case.packed and points:
-            points[0] = min(points[0], SHORTEST)
+            points = sorted([min(max(points[0], HEADER_BYTES), SHORTEST), *points[1:]])
         edges = [0, *points, total]
         return [b - a for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
@@ -154,15 +163,15 @@ class Player:
         return data[:written]
 
 
-def frame(source: random.Random) -> bytes:
-    return bytes(12) + b"\x88\xb5" + source.randbytes(source.randint(SHORTEST - 14, 1500))
+def frame(source: random.Random, longest: int) -> bytes:
+    return bytes(12) + b"\x88\xb5" + source.randbytes(source.randint(SHORTEST, longest) - 14)
 
 
 def play(daemon: Daemon, engine: str, case: Case, directory: Path, seed: int) -> Outcome:
     """Play a case against a daemon whose rings are worked by this engine."""
     player = Player(case, seed)
-    incoming = [frame(player.random) for _ in range(TO_VM_FRAMES)]
-    outgoing = [frame(player.random) for _ in range(TO_VF_FRAMES)]
+    incoming = [frame(player.random, case.longest_in) for _ in range(TO_VM_FRAMES)]
+    outgoing = [frame(player.random, case.longest_out) for _ in range(TO_VF_FRAMES)]
     capture(directory / "in.pcap", incoming)
     out = directory / "out.pcap"
     out.unlink(missing_ok=True)
@@ -192,6 +201,8 @@ def play(daemon: Daemon, engine: str, case: Case, directory: Path, seed: int) ->
         finally:
             daemon.remove(RELAY, devargs.split(",")[0])
         after = figures(table)
+        stopped_at = [vm.stop_ring(index) for index in (0, 1)]
+        assert stopped_at == [ring.used_index() for ring in (rx, tx)]
     wait_for(lambda: daemon.child.log.count(GUEST_DOWN) > guests, 10, "the end")
     check(case, vm.header_bytes, incoming, outgoing, contents, captured(out))
     assert called == (case.calls, case.calls)
@@ -200,8 +211,8 @@ def play(daemon: Daemon, engine: str, case: Case, directory: Path, seed: int) ->
         contents = [data[:10] + data[vm.header_bytes :] for data in contents]  # num_buffers: rte_vhost leaves it alone
     if case.packed:
         to_vf = [(identity, 0) for identity, _ in to_vf]  # bytes written, none: rte_vhost leaves the buffer's length
-    counters = {key: after[key] - before[key] for key in after if not key.endswith(("cycles", "_bursts"))}
-    return Outcome(to_vm, contents, to_vf, captured(out), counters, called)
+    counters = {key: after[key] - before[key] for key in after if not key.endswith(("cycles", "_bursts", "own_pkts"))}
+    return Outcome(to_vm, contents, to_vf, captured(out), stopped_at, counters, called)
 
 
 def take(ring: Ring, count: int) -> list[tuple[int, int]]:
@@ -229,18 +240,25 @@ def check(
 
 
 def check_engine(daemon: Daemon, engine: str, before: dict[str, int], after: dict[str, int]) -> None:
-    """The engine that was asked for has worked the rings, in both directions."""
+    """The engine that was asked for has worked the rings, in both directions, and only that one."""
     assert "rte_vhost works ring" not in daemon.child.log
-    for direction in Direction:
-        bursts = {name: after[f"{direction.name}.{name}_bursts"] for name in ("direct", "library")}
-        assert bursts[engine] > before[f"{direction.name}.{engine}_bursts"], direction.name
-        assert engine == "direct" or bursts["direct"] == 0, direction.name
+    other = "library" if engine == "direct" else "direct"
+    for direction, packets in ((Direction.VF_TO_VM, TO_VM_FRAMES), (Direction.VM_TO_VF, TO_VF_FRAMES)):
+        grown = {
+            name: after[f"{direction.name}.{name}"] - before[f"{direction.name}.{name}"]
+            for name in ("direct_bursts", "library_bursts", "own_pkts")
+        }
+        assert grown[f"{engine}_bursts"] > 0, direction.name
+        assert grown[f"{other}_bursts"] == 0, direction.name
+        assert grown["own_pkts"] == (packets if engine == "direct" else 0), direction.name
 
 
 def figures(table: LaneTable) -> dict[str, int]:
-    """All counters of the relay."""
-    return {
-        f"{direction.name}.{name}": int(table.of(RELAY, direction)[name].sum())
-        for direction in Direction
-        for name in COUNTERS
-    }
+    """All counters of the relay, and for each direction the packets that the direct engine itself has moved."""
+    found = {}
+    for direction in Direction:
+        lanes = table.of(RELAY, direction)
+        found |= {f"{direction.name}.{name}": int(lanes[name].sum()) for name in COUNTERS}
+        own = lanes["view"]["simple_pkts"].sum() + lanes["view"]["general_pkts"].sum()
+        found[f"{direction.name}.own_pkts"] = int(own)
+    return found

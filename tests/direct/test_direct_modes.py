@@ -26,7 +26,8 @@ MODES = {
     "split, vectorized": "mrg_rxbuf=0,in_order=0,vectorized=1",
     "packed": "packed_vq=1",
     "packed, not in order": "packed_vq=1,in_order=0",
-    "packed, not mergeable": "packed_vq=1,mrg_rxbuf=0,in_order=0",
+    "packed, not mergeable": "packed_vq=1,mrg_rxbuf=0",
+    "packed, not mergeable, not in order": "packed_vq=1,mrg_rxbuf=0,in_order=0",
 }
 
 
@@ -46,10 +47,15 @@ def veth() -> Iterator[VethPair]:
     pair.remove()
 
 
-def rings(daemon: Daemon) -> list[Any]:
-    """The ring records of both directions, from the supervisor's memory."""
+def lanes(daemon: Daemon) -> list[Any]:
+    """The lanes of both directions, as they are now, from the supervisor's memory."""
     table = daemon.lanes()
-    return [table.lanes[lane_index(RELAY, 0, direction)]["view"].copy() for direction in Direction]
+    return [table.lanes[lane_index(RELAY, 0, direction)].copy() for direction in Direction]
+
+
+def own_packets(ring: Any) -> int:
+    """Packets that the direct engine itself has moved."""
+    return int(ring["simple_pkts"] + ring["general_pkts"])
 
 
 def frame(number: int) -> bytes:
@@ -61,6 +67,7 @@ def frame(number: int) -> bytes:
 @pytest.mark.parametrize("mode", MODES)
 def test_frames_come_back(daemon: Daemon, veth: VethPair, tmp_path: Path, mode: str) -> None:
     daemon.add(RELAY, f"net_af_packet{RELAY},iface={veth.vf}")
+    before = lanes(daemon)
     front = Testpmd(daemon.socket(RELAY), tmp_path, options=MODES[mode])
     try:
         front.command("start", "io packet forwarding")
@@ -74,10 +81,12 @@ def test_frames_come_back(daemon: Daemon, veth: VethPair, tmp_path: Path, mode: 
                 back += received(sock, 50, 10)
                 time.sleep(0.001)
         assert back == frames
-        for ring in rings(daemon):
+        for lane, then in zip(lanes(daemon), before, strict=True):
+            ring = lane["view"]
             assert ring["packed"] == ("packed_vq" in MODES[mode])
             assert ring["mergeable"] == ("mrg_rxbuf=0" not in MODES[mode])
-            assert ring["simple_pkts"] + ring["general_pkts"] >= len(frames)
+            assert own_packets(ring) - own_packets(then["view"]) >= len(frames)
+            assert lane["library_bursts"] == then["library_bursts"]
     finally:
         front.stop()
         daemon.remove(RELAY, f"net_af_packet{RELAY}")

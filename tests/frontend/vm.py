@@ -256,13 +256,21 @@ class FrontEnd:
         self.send_all([data], pair=pair, parts=parts, indirect=indirect, header=header)
 
     def send_all(
-        self, frames: list[bytes], *, pair: int = 0, parts: int = 1, indirect: bool = False, header: bytes = b""
+        self,
+        frames: list[bytes],
+        *,
+        pair: int = 0,
+        parts: int = 1,
+        indirect: bool = False,
+        header: bytes = b"",
+        headers: list[bytes] | None = None,
     ) -> None:
-        """Send frames, published together as far as the ring has room."""
+        """Send frames, published together as far as the ring has room; ``headers`` has one for each."""
         queue = self.pairs[pair]
         needed = 1 if indirect else parts
-        for data in frames:
-            content = (header or bytes(self.header_bytes)) + data
+        plain = header or bytes(self.header_bytes)
+        for data, own in zip(frames, headers or [plain] * len(frames), strict=True):
+            content = own + data
             if len(queue.tx.free) < needed:
                 queue.tx.publish()
                 queue.tx.kick()
