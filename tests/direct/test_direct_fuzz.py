@@ -38,6 +38,8 @@ def test_random_rings(rig: Callable[..., Rig], direction: int, packed: bool, siz
     assert done == rounds, f"round {done}, direction {direction}, packed {packed}, size {size}"
     assert moved > rounds // 20
     assert refused > rounds // 20
+    for way in ("simple_pkts", "general_pkts", "handed_bursts"):
+        assert rig_.view[way] > rounds // 500, way
     assert rounds // 100 < rig_.calls() < moved, "some of the bursts are such that the guest wants to hear of"
     if not packed and size > BURST:
         assert cached > rounds // 200

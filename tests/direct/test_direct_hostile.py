@@ -234,6 +234,7 @@ def test_indirect_within_indirect(rig: MakeRig, direction: int, packed: bool) ->
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("bad_first", [False, True])
 @pytest.mark.parametrize(
     ("guest", "size", "wrong_way", "rule"),
     [
@@ -244,11 +245,11 @@ def test_indirect_within_indirect(rig: MakeRig, direction: int, packed: bool) ->
     ],
 )
 def test_what_an_indirect_table_names(
-    rig: MakeRig, guest: int, size: int, wrong_way: bool, rule: RingRule, direction: int, packed: bool
+    rig: MakeRig, guest: int, size: int, wrong_way: bool, rule: RingRule, bad_first: bool, direction: int, packed: bool
 ) -> None:
     good = (Rig.GUEST_BASE + 0x8000, 40, NEXT | flag(direction))
-    bad = (guest, size, flag(1 - direction if wrong_way else direction))
-    expect(_one_table(rig, direction, packed, good, bad), rule)
+    bad = (guest, size, NEXT | flag(1 - direction if wrong_way else direction))
+    expect(_one_table(rig, direction, packed, *((bad, good) if bad_first else (good, bad)), good), rule)
 
 
 @pytest.mark.parametrize("direction", [TO_VM, TO_VF])
@@ -363,6 +364,24 @@ def test_one_long_chain_offered_many_times(rig: MakeRig, table: str, size: int, 
         assert general.MAX_DESCRIPTORS <= walked(rig_) <= WALK_BOUND
     assert rig_.rule is RingRule.KEPT
     assert np.array_equal(rig_.contents(), before), "no buffer is used"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("table", ["table", "table across regions"])
+def test_work_on_a_table(rig: MakeRig, table: str, direction: int, packed: bool) -> None:
+    """What names it counts, and its descriptors, twice where they are copied first."""
+    features, position = VERSION_1 | (PACKED if packed else 0), WRAP if packed else 0
+    rig_ = rig(direction, features=features, region_sizes=(1 << 20, 1 << 20), position=position)
+    chain = [(rig_.allocate(200), 0, NEXT | flag(direction))] * 199 + [(Rig.GUEST_BASE + 0x8000, 72, flag(direction))]
+    rig_.write(TABLES[table], b"".join(entry(packed, *each, i + 1) for i, each in enumerate(chain)))
+    offer_chain(rig_, 0, [(TABLES[table], 16 * 200, INDIRECT)])
+    if not packed:
+        rig_.pool.put(rig_.avail + 2, "u2", 1)
+    if direction == TO_VM:
+        rig_.offer(rig_.pool.packet([bytes(60)]))
+    assert walked(rig_) == 1 + 200 * (1 if table == "table" else 2)
+    assert rig_.counter("sent_bytes") == 60
 
 
 @pytest.mark.parametrize("packed", [False, True])

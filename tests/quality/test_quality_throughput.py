@@ -66,6 +66,15 @@ def test_pairs_that_were_all_far_apart_or_shared_do(conditions: Conditions) -> N
     assert list(comparison.lines())[-1] == "ratio: 2.40"
 
 
+def test_calm_samples_go_before_more_frequent_ones() -> None:
+    calm, far = pair((20, 10, 10)), pair((40, 10, 10), FAR)
+    runs = (
+        Figure(few.contestant, "64", DEFAULT_RINGS, few.samples + 3 * many.samples)
+        for few, many in zip(calm.figures, far.figures, strict=True)
+    )
+    assert compare(Pair(tuple(runs))).ratio("direct", "testpmd", "64", DEFAULT_RINGS) == 2
+
+
 def test_samples_during_which_conditions_changed_do_not_count() -> None:
     steady = figure("direct", 20)
     moved = tuple(Sample(900, 900, NEAR, FAR) for _ in range(20))
