@@ -10,12 +10,17 @@ from stand_ins import FREED
 
 from vio4wd.relay import mbuf
 from vio4wd.relay.direct import engine
-from vio4wd.relay.lanes import LANE_RECORD_OFFSETS
+from vio4wd.relay.lanes import BURST, LANE_RECORD_OFFSETS
 from vio4wd.relay.native import load16, load32, load64, store16, store32, store64
 from vio4wd.relay.records import core_at, lane_at, ring_at
 
 intp, u64 = types.intp, types.uint64
-SIZE = 16
+FILLED = 16
+"""Descriptors, and entries of a split ring, that are written anew for each random ring: the next ones."""
+
+POLLS = 2
+"""Polls of each random ring: the second goes on with what the first has learnt, if the ring has kept the rules."""
+
 _HELD = LANE_RECORD_OFFSETS["held"]
 _FREED = FREED.ctypes.data
 _REARM = mbuf.FRESH_REARM_SIGNED
@@ -93,20 +98,45 @@ def _descriptor(state: Any, ring: Any, table: int, entries: int, writable: int) 
 
 
 @_compiled
-def _fill(state: Any, ring: Any, writable: int) -> None:
-    """Rubbish for the whole ring, and for some indirect tables that it may name."""
-    for i in range(SIZE):
-        _descriptor(state, ring, ring.descriptors + 16 * i, SIZE, writable)
-    if not ring.packed:
-        for i in range(SIZE):
-            store16(ring.available + 4 + 2 * i, _below(state, SIZE) if _below(state, 32) else _random(state))
-        ahead = _below(state, SIZE + 1) if _below(state, 32) else _random(state)
-        store16(ring.available, _random(state) & 1)
-        store16(ring.available + 2, ring.position + ahead)
-        store16(ring.available + 4 + 2 * SIZE, _random(state))
+def _head(state: Any, ring: Any, slot: int) -> None:
+    """A descriptor's number for a slot of the available ring."""
+    head = _below(state, ring.size) if _below(state, 32) else _random(state)
+    store16(ring.available + 4 + 2 * (slot & (ring.size - 1)), head)
+
+
+@_compiled
+def _wish(state: Any, ring: Any) -> None:
+    """What the guest wants to hear of: mostly about where the ring is, sometimes anything."""
+    near = ring.position + _below(state, 8) if _below(state, 8) else _random(state)
+    if ring.packed:
+        # 2, at a descriptor, more often than the rest
+        store32(ring.available, near & 0xFFFF | (2 if _below(state, 2) else _random(state) & 0xFFFF) << 16)
     else:
-        store32(ring.available, _random(state))
-    table = _below(state, SIZE)
+        store16(ring.available, _random(state) & 1)
+        store16(ring.available + 4 + 2 * ring.size, near)
+
+
+@_compiled
+def _available_index(state: Any, ring: Any) -> None:
+    ahead = _below(state, ring.size + 1) if _below(state, 32) else _random(state)
+    store16(ring.available + 2, ring.position + ahead)
+
+
+@_compiled
+def _fill(state: Any, ring: Any, writable: int) -> None:
+    """Rubbish for the ring, and for some indirect tables that it may name.
+
+    Of a large ring only some descriptors and what comes next are new: there is rubbish in the others already.
+    """
+    first = ring.position & (ring.size - 1)
+    for i in range(FILLED):
+        _descriptor(state, ring, ring.descriptors + 16 * ((first + i) & (ring.size - 1)), ring.size, writable)
+    if not ring.packed:
+        for i in range(FILLED):
+            _head(state, ring, first + i)
+        _available_index(state, ring)
+    _wish(state, ring)
+    table = _below(state, ring.size)
     where = ring.host_addresses[0] + ring.region_sizes[0] - 4096
     store64(ring.descriptors + 16 * table, ring.guest_addresses[0] + ring.region_sizes[0] - 4096)
     for i in range(4):
@@ -131,11 +161,11 @@ def _give(cache: int, packet: int) -> Any:
 
 @_compiled
 def _offer(state: Any, cache: int, queue: int) -> None:
-    """Let the VF have some packets of one or two segments."""
+    """Let the VF have some packets of one or two segments, most of which fit in a buffer of the usual random length."""
     for _ in range(_below(state, 6)):
         length = load32(cache + mbuf.CACHE_LENGTH) - 1
         packet = load64(cache + mbuf.CACHE_OBJECTS + 8 * length)
-        size = 1 + _below(state, 1600)
+        size = 1 + _below(state, 100 if _below(state, 4) else 1600)
         store64(packet + mbuf.OL_FLAGS, 0 if _below(state, 16) else 1 << 52)
         store32(packet + mbuf.PKT_LEN, size)
         store16(packet + mbuf.DATA_LEN, size)
@@ -176,43 +206,55 @@ def _reset(state: Any, ring: Any, lane: Any) -> None:
     ring.event_index = _below(state, 2)
     ring.guest_offloads = _below(state, 2)
     ring.header_bytes = 12 if ring.mergeable or _below(state, 2) else 10
-    position = _below(state, SIZE) | _below(state, 2) << 15 if ring.packed else _random(state) & 0xFFFF
+    position = _below(state, ring.size) | _below(state, 2) << 15 if ring.packed else _random(state) & 0xFFFF
     ring.position = position
     ring.published = position
+    ring.limit = position
+    ring.announced = _below(state, 2)  # 1 as if it had been here for a while: only then event fields are read
 
 
-@numba.njit(types.UniTuple(intp, 3)(intp, intp, intp, intp, intp, intp, u64[:]), error_model="numpy", nogil=True)
+@_compiled
+def _cached(ring: Any) -> Any:
+    """Whether the next poll of a split ring will not look at the available index."""
+    return not ring.packed and ring.rule == 0 and BURST <= (ring.limit - ring.position) & 0xFFFF <= ring.size
+
+
+@numba.njit(types.UniTuple(intp, 4)(intp, intp, intp, intp, intp, intp, u64[:]), error_model="numpy", nogil=True)
 def fuzz(core: Any, address: Any, view: Any, cache: Any, queue: Any, rounds: Any, state: Any) -> Any:
-    """Poll so many random rings; answers (rounds done, packets moved, rings that were refused).
+    """Poll so many random rings; answers (rounds done, packets moved, rings refused, polls that asked for no index).
 
     Fewer rounds than asked for: at that one buffers were lost or came twice, or the record is impossible.
     """
     lane, ring = lane_at(address), ring_at(view)
-    buffers, moved, refused = load32(cache + mbuf.CACHE_LENGTH), intp(0), intp(0)
+    buffers, moved, refused, cached = load32(cache + mbuf.CACHE_LENGTH), intp(0), intp(0), intp(0)
     writable = 2 if lane.direction == 0 else 0
     for i in range(rounds):
         _reset(state, ring, lane)
         _fill(state, ring, writable)
-        if lane.direction == 0:
-            _offer(state, cache, queue)
-        moved += engine.forward(core_at(core), lane, address)
+        for _ in range(POLLS):
+            if lane.direction == 0:
+                _offer(state, cache, queue)
+            cached += _cached(ring)
+            moved += engine.forward(core_at(core), lane, address)
         refused += ring.rule != 0
         if ring.rule < 0 or ring.rule > 11:
-            return i, moved, refused
+            return i, moved, refused, cached
         if lane.held_count < 0 or lane.held_bytes < 0 or ring.position != ring.published:
-            return i, moved, refused
+            return i, moved, refused, cached
         _clean_up(lane, address, cache, queue)
         if load32(cache + mbuf.CACHE_LENGTH) != buffers:
-            return i, moved, refused
-    return intp(rounds), moved, refused
+            return i, moved, refused, cached
+    return intp(rounds), moved, refused, cached
 
 
 @numba.njit(types.void(intp, intp, intp, u64[:]), error_model="numpy", nogil=True)
 def disturb(view: Any, stop: Any, writable: Any, state: Any) -> None:
-    """Rewrite descriptors and indexes of a ring at random until the word at ``stop`` is set: a guest on another CPU."""
+    """Rewrite all that is a guest's at random until the word at ``stop`` is set: a guest on another CPU."""
     ring = ring_at(view)
     while load16(stop) == 0:
-        _descriptor(state, ring, ring.descriptors + 16 * _below(state, SIZE), SIZE, writable)
+        _descriptor(state, ring, ring.descriptors + 16 * _below(state, ring.size), ring.size, writable)
         if not ring.packed:
-            store16(ring.available + 4 + 2 * _below(state, SIZE), _random(state) & 0x1F)
+            _head(state, ring, _below(state, ring.size))
+            _available_index(state, ring)
+        _wish(state, ring)
         _descriptor(state, ring, ring.host_addresses[0] + ring.region_sizes[0] - 4096, 4, writable)

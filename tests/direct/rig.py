@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numba
@@ -246,6 +246,11 @@ class Rig:
         for name, value in values.items():
             self.lane[name] = value
 
+    def turn(self, direction: int) -> None:
+        """Let the lane go the other way, on the ring as it is."""
+        self.lane["direction"] = direction
+        self.lane["burst_function"] = (receive if direction == 0 else send).address
+
     def load(self, position: int) -> None:
         """Load the ring into the engine."""
         vring = VringInfo(self.desc, self.avail, self.used, self.size, self.call_fd, -1, 0)
@@ -268,20 +273,43 @@ class Rig:
     def rule(self) -> RingRule:
         return RingRule(int(self.view["rule"]))
 
-    def host(self, guest: int) -> int:
+    def _region(self, guest: int) -> Region:
         for region in self.regions:
             if 0 <= guest - region.guest_phys_addr < region.size:
-                return region.host_user_addr + guest - region.guest_phys_addr
+                return region
         raise ValueError(hex(guest))
+
+    def host(self, guest: int) -> int:
+        region = self._region(guest)
+        return region.host_user_addr + guest - region.guest_phys_addr
 
     def write(self, guest: int, data: bytes) -> None:
         """Write guest memory, across regions."""
-        for i, byte in enumerate(data):
-            ctypes.memset(self.host(guest + i), byte, 1)
+        for at, host, part in self._spans(guest, len(data)):
+            ctypes.memmove(host, data[at : at + part], part)
 
     def read(self, guest: int, length: int) -> bytes:
         """Read guest memory, across regions."""
-        return b"".join(ctypes.string_at(self.host(guest + i), 1) for i in range(length))
+        return b"".join(ctypes.string_at(host, part) for _, host, part in self._spans(guest, length))
+
+    def _spans(self, guest: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where guest memory is: bytes before, host address and bytes of each part, regions being adjacent."""
+        done = 0
+        while done < length:
+            region = self._region(guest + done)
+            offset = guest + done - region.guest_phys_addr
+            part = min(length - done, region.size - offset)
+            yield done, region.host_user_addr + offset, part
+            done += part
+
+    def contents(self) -> npt.NDArray[np.uint8]:
+        """A copy of all guest memory, by guest addresses from GUEST_BASE."""
+        return np.concatenate([memory.bytes for memory in self.memories])
+
+    def fill_free(self, byte: int) -> None:
+        """Set all guest memory that nothing uses yet, so that it can be told from what the engine writes."""
+        for region, memory in zip(self.regions, self.memories, strict=True):
+            memory.bytes[max(0, self.free - region.guest_phys_addr) :] = byte
 
     def allocate(self, length: int, align: int = 1) -> int:
         """Guest memory that nothing else uses."""

@@ -7,8 +7,9 @@ import struct
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
-from drivers import INDIRECT, NEXT, WRAP, WRITE, PackedDriver, Piece, SplitDriver
+from drivers import AVAIL, INDIRECT, NEXT, WRAP, WRITE, PackedDriver, Piece, SplitDriver
 from rig import Rig
 
 from vio4wd.relay.direct import engine, general
@@ -63,7 +64,7 @@ def test_descriptor_outside_memory(rig: MakeRig, address: int, direction: int, p
 
 
 def _one(rig: MakeRig, direction: int, packed: bool, address: int, length: int, flags: int) -> Rig:
-    """A lane that was polled with one bad descriptor."""
+    """A lane that was polled with one descriptor, a bad one as a rule."""
     features = VERSION_1 | (PACKED if packed else 0)
     rig_ = rig(direction, features=features, position=WRAP if packed else 0)
     if packed:
@@ -95,10 +96,27 @@ def test_lengths_from_the_guest(rig: MakeRig, length: int, rule: RingRule, packe
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    ("length", "rule"), [(0, RingRule.TOO_SHORT), (1, RingRule.TOO_SHORT), (11, RingRule.TOO_SHORT)]
+    ("length", "rule"),
+    [
+        (0, RingRule.TOO_SHORT),
+        (1, RingRule.TOO_SHORT),
+        (11, RingRule.TOO_SHORT),
+        (0x7FFFFFFF, RingRule.ADDRESS),
+        (0xFFFFFFFF, RingRule.ADDRESS),
+    ],
 )
 def test_lengths_to_the_guest(rig: MakeRig, length: int, rule: RingRule, packed: bool) -> None:
     expect(_one(rig, TO_VM, packed, Rig.GUEST_BASE + 0x8000, length, WRITE), rule)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("length", [12, 12 + 59])
+def test_a_buffer_that_the_packet_does_not_fit_in(rig: MakeRig, length: int, packed: bool) -> None:
+    """No rule says how long a buffer is: the packet is dropped, and nothing of it is written."""
+    rig_ = _one(rig, TO_VM, packed, Rig.GUEST_BASE + 0x8000, length, WRITE)
+    assert (rig_.rule, rig_.counter("queue_full_pkts"), rig_.counter("sent_pkts")) == (RingRule.KEPT, 1, 0)
+    assert rig_.view["position"] == rig_.view["published"] == (WRAP if packed else 0)
+    assert rig_.read(Rig.GUEST_BASE + 0x8000, 200) == bytes(200)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -126,35 +144,48 @@ def test_available_index_jumps(rig: MakeRig, jump: int, direction: int) -> None:
     expect(rig_, RingRule.AVAILABLE_INDEX)
 
 
-def test_chain_leaves_its_table(rig: MakeRig) -> None:
-    rig_ = rig(TO_VF, features=VERSION_1)
+def flag(direction: int) -> int:
+    """What the descriptors of buffers have in this direction."""
+    return WRITE if direction == TO_VM else 0
+
+
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+def test_chain_leaves_its_table(rig: MakeRig, direction: int) -> None:
+    rig_ = rig(direction, features=VERSION_1)
     driver = SplitDriver(rig_)
-    driver.descriptor(rig_.desc, 0, Rig.GUEST_BASE + 0x8000, 40, NEXT, 256)
+    driver.descriptor(rig_.desc, 0, Rig.GUEST_BASE + 0x8000, 40, NEXT | flag(direction), 256)
     driver.make_available(0)
     provoke(rig_)
     expect(rig_, RingRule.NEXT)
 
 
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("where", ["ring", "table"])
 @pytest.mark.parametrize("length", [0, 40])
-def test_chain_loops(rig: MakeRig, length: int) -> None:
-    rig_ = rig(TO_VF, features=VERSION_1)
+def test_chain_loops(rig: MakeRig, length: int, where: str, direction: int) -> None:
+    rig_ = rig(direction, features=VERSION_1)
     driver = SplitDriver(rig_)
-    driver.descriptor(rig_.desc, 0, Rig.GUEST_BASE + 0x8000, length, NEXT, 1)
-    driver.descriptor(rig_.desc, 1, Rig.GUEST_BASE + 0x8000, length, NEXT, 0)
+    guest = Rig.GUEST_BASE if where == "ring" else rig_.allocate(32, 16)
+    for i in range(2):
+        driver.descriptor(rig_.host(guest), i, Rig.GUEST_BASE + 0x8000, length, NEXT | flag(direction), 1 - i)
+    if where == "table":
+        driver.descriptor(rig_.desc, 0, guest, 32, INDIRECT, 0)
     driver.make_available(0)
     provoke(rig_)
     expect(rig_, RingRule.CHAIN_LENGTH)
 
 
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
 @pytest.mark.parametrize("length", [0, 40])
-def test_packed_chain_without_end(rig: MakeRig, length: int) -> None:
-    rig_ = rig(TO_VF, features=VERSION_1 | PACKED, position=WRAP)
-    PackedDriver(rig_).write([(Rig.GUEST_BASE + 0x8000, length, NEXT)] * 256, 0)
+def test_packed_chain_without_end(rig: MakeRig, length: int, direction: int) -> None:
+    rig_ = rig(direction, features=VERSION_1 | PACKED, position=WRAP)
+    PackedDriver(rig_).write([(Rig.GUEST_BASE + 0x8000, length, NEXT | flag(direction))] * 256, 0)
     provoke(rig_)
     expect(rig_, RingRule.CHAIN_LENGTH)
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
 @pytest.mark.parametrize(
     ("address", "length", "flags", "rule"),
     [
@@ -168,32 +199,65 @@ def test_packed_chain_without_end(rig: MakeRig, length: int) -> None:
         (Rig.GUEST_BASE + 0x8000, 32, INDIRECT | NEXT, RingRule.INDIRECT_FLAGS),
     ],
 )
-def test_indirect_tables(rig: MakeRig, address: int, length: int, flags: int, rule: RingRule, packed: bool) -> None:
-    expect(_one(rig, TO_VF, packed, address, length, flags), rule)
+def test_indirect_tables(
+    rig: MakeRig, address: int, length: int, flags: int, rule: RingRule, direction: int, packed: bool
+) -> None:
+    expect(_one(rig, direction, packed, address, length, flags), rule)
+
+
+def entry(packed: bool, guest: int, size: int, flags: int, following: int = 0) -> bytes:
+    """A descriptor of an indirect table, or of the ring; ``following`` is the next one, or the buffer's id."""
+    return struct.pack("<QIHH", guest, size, *((following, flags) if packed else (flags, following)))
+
+
+def _one_table(rig: MakeRig, direction: int, packed: bool, *entries: tuple[int, int, int]) -> Rig:
+    """A lane that was polled with one indirect table of such descriptors, each linked to the next."""
+    rig_ = rig(direction, features=VERSION_1 | (PACKED if packed else 0), position=WRAP if packed else 0)
+    table = rig_.allocate(16 * len(entries), 16)
+    rig_.write(table, b"".join(entry(packed, *each, 0 if packed else i + 1) for i, each in enumerate(entries)))
+    if packed:
+        PackedDriver(rig_).write([(table, 16 * len(entries), INDIRECT)], 0)
+    else:
+        driver = SplitDriver(rig_)
+        driver.descriptor(rig_.desc, 0, table, 16 * len(entries), INDIRECT, 0)
+        driver.make_available(0)
+    provoke(rig_)
+    return rig_
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_indirect_within_indirect(rig: MakeRig, packed: bool) -> None:
-    rig_ = rig(TO_VF, features=VERSION_1 | (PACKED if packed else 0), position=WRAP if packed else 0)
-    table = rig_.allocate(64, 16)
-    flags = INDIRECT.to_bytes(2, "little")
-    entry = table.to_bytes(8, "little") + (32).to_bytes(4, "little")
-    rig_.write(table, entry + (bytes(2) + flags if packed else flags + bytes(2)))
-    if packed:
-        PackedDriver(rig_).write([(table, 32, INDIRECT)], 0)
-    else:
-        driver = SplitDriver(rig_)
-        driver.descriptor(rig_.desc, 0, table, 32, INDIRECT, 0)
-        driver.make_available(0)
-    provoke(rig_)
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+def test_indirect_within_indirect(rig: MakeRig, direction: int, packed: bool) -> None:
+    rig_ = _one_table(rig, direction, packed, (Rig.GUEST_BASE + 0x8000, 32, INDIRECT | flag(direction)))
     expect(rig_, RingRule.INDIRECT_FLAGS)
 
 
-def test_indirect_chain_leaves_its_table(rig: MakeRig) -> None:
-    rig_ = rig(TO_VF, features=VERSION_1)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("bad_first", [False, True])
+@pytest.mark.parametrize(
+    ("guest", "size", "wrong_way", "rule"),
+    [
+        (END - 20, 40, False, RingRule.ADDRESS),
+        (TOP - 20, 40, False, RingRule.ADDRESS),
+        (Rig.GUEST_BASE + 0x8000, 0xFFFFFFFF, False, RingRule.ADDRESS),
+        (Rig.GUEST_BASE + 0x8000, 40, True, RingRule.DIRECTION),
+    ],
+)
+def test_what_an_indirect_table_names(
+    rig: MakeRig, guest: int, size: int, wrong_way: bool, rule: RingRule, bad_first: bool, direction: int, packed: bool
+) -> None:
+    good = (Rig.GUEST_BASE + 0x8000, 40, NEXT | flag(direction))
+    bad = (guest, size, NEXT | flag(1 - direction if wrong_way else direction))
+    expect(_one_table(rig, direction, packed, *((bad, good) if bad_first else (good, bad)), good), rule)
+
+
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+def test_indirect_chain_leaves_its_table(rig: MakeRig, direction: int) -> None:
+    rig_ = rig(direction, features=VERSION_1)
     driver = SplitDriver(rig_)
     table = rig_.allocate(64, 16)
-    driver.descriptor(rig_.host(table), 0, Rig.GUEST_BASE + 0x8000, 40, NEXT, 2)
+    driver.descriptor(rig_.host(table), 0, Rig.GUEST_BASE + 0x8000, 40, NEXT | flag(direction), 2)
     driver.descriptor(rig_.desc, 0, table, 32, INDIRECT, 0)
     driver.make_available(0)
     provoke(rig_)
@@ -226,20 +290,6 @@ def test_many_buffers_of_many_pieces(rig: MakeRig) -> None:
     assert [length for _, length in driver.used()] == [50, 22], "the next packet is delivered"
 
 
-def test_work_of_one_poll_is_bounded(rig: MakeRig) -> None:
-    """What a poll walks does not depend on what the guest writes: a full ring of the longest chains is over soon."""
-    rig_ = rig(TO_VF, features=VERSION_1, size=32768, region_sizes=(1 << 22,))
-    driver = SplitDriver(rig_)
-    for i in range(32767):
-        driver.descriptor(rig_.desc, i, 0, 0, NEXT, i + 1)
-    for i in range(1024):
-        rig_.pool.put(rig_.avail + 4 + 2 * i, "u2", i)
-    rig_.pool.put(rig_.avail + 2, "u2", 1024)
-    rig_.step()
-    assert rig_.rule is RingRule.CHAIN_LENGTH
-    assert rig_.view["head"] == 0
-
-
 WALK_BOUND = engine.BURST_DESCRIPTORS + general.MAX_DESCRIPTORS + 2 * MAX_STEPS
 """What one poll may walk: up to the last packet of its burst, for that one up to its last buffer, and that one."""
 
@@ -251,41 +301,102 @@ def walked(rig: Rig) -> int:
     return int(rig.view["walked"]) - before
 
 
+def offer_chain(rig: Rig, head: int, chain: list[tuple[int, int, int]]) -> None:
+    """Write a chain of descriptors (address, length, flags) into the ring, from ``head`` on.
+
+    In a packed ring it is available thereby; in a split ring only with an entry of the available ring.
+    """
+    packed = rig.packed
+    raw = [
+        entry(packed, guest, size, flags | (AVAIL if packed else 0), head if packed else head + i + 1)
+        for i, (guest, size, flags) in enumerate(chain)
+    ]
+    rig.write(Rig.GUEST_BASE + 16 * head, b"".join(raw))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+def test_work_of_one_poll_is_bounded(rig: MakeRig, direction: int, packed: bool) -> None:
+    """What a poll walks does not depend on what the guest writes: a full ring of the longest chains is over soon."""
+    features = VERSION_1 | (PACKED if packed else 0)
+    rig_ = rig(direction, features=features, size=32768, region_sizes=(1 << 22,), position=WRAP if packed else 0)
+    offer_chain(rig_, 0, [(0, 0, NEXT | flag(direction))] * 32768)
+    if not packed:
+        for i in range(1024):
+            rig_.pool.put(rig_.avail + 4 + 2 * i, "u2", i)
+        rig_.pool.put(rig_.avail + 2, "u2", 1024)
+    if direction == TO_VM:
+        rig_.offer(rig_.pool.packet([bytes(60)]))
+    assert walked(rig_) == MAX_STEPS
+    assert rig_.rule is RingRule.CHAIN_LENGTH
+    assert rig_.view["head"] == 0
+
+
 TABLES = {"chain": Rig.GUEST_BASE, "table": Rig.GUEST_BASE + 0x80000, "table across regions": END - 2048}
 """Where a chain may lie: in the ring itself, or in an indirect table."""
 
+LONG_CHAIN = MAX_STEPS
+"""Descriptors of the longest chain that is walked to its end. Packed rings of 256 and more hold a number of them."""
 
+
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("size", [256, 8192])
 @pytest.mark.parametrize("table", TABLES)
-def test_one_long_chain_offered_many_times(rig: MakeRig, table: str, size: int) -> None:
+def test_one_long_chain_offered_many_times(rig: MakeRig, table: str, size: int, packed: bool) -> None:
     """A packet that would need a hundred of them is not worth a hundred walks; what waits for it is bounded, too."""
-    rig_ = rig(TO_VM, features=VERSION_1 | MERGEABLE, size=size, region_sizes=(1 << 20, 1 << 20))
+    features, position = VERSION_1 | MERGEABLE | (PACKED if packed else 0), WRAP if packed else 0
+    rig_ = rig(TO_VM, features=features, size=size, region_sizes=(1 << 20, 1 << 20), position=position)
     guest = rig_.allocate(64)
-    chain = [struct.pack("<QIHH", guest, 0, NEXT | WRITE, i + 1) for i in range(254)]
-    rig_.write(TABLES[table], b"".join(chain) + struct.pack("<QIHH", guest, 12, WRITE, 0))
+    length = LONG_CHAIN if table == "chain" else LONG_CHAIN - 1  # what names a table is a step, too
+    chain = [(guest, 0, NEXT | WRITE)] * (length - 1) + [(guest, 12, WRITE)]
     if table != "chain":
-        SplitDriver(rig_).descriptor(rig_.desc, 0, TABLES[table], 16 * 255, INDIRECT, 0)
-    rig_.pool.put(rig_.avail + 2, "u2", size)  # all of them head 0
+        rig_.write(TABLES[table], b"".join(entry(packed, *each, i + 1) for i, each in enumerate(chain)))
+        chain = [(TABLES[table], 16 * length, INDIRECT)]
+    offer_chain(rig_, 0, chain)
+    if packed:
+        for head in range(len(chain), size, len(chain)):
+            offer_chain(rig_, head, chain)
+    else:
+        rig_.pool.put(rig_.avail + 2, "u2", size)  # all of them head 0
+    before = rig_.contents()
     rig_.offer(*(rig_.pool.packet([bytes(1500)]) for _ in range(32)))
     while rig_.counter("queue_full_pkts") != 32:
         assert general.MAX_DESCRIPTORS <= walked(rig_) <= WALK_BOUND
     assert rig_.rule is RingRule.KEPT
-    assert SplitDriver(rig_).used() == []
+    assert np.array_equal(rig_.contents(), before), "no buffer is used"
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("direction", [TO_VM, TO_VF])
+@pytest.mark.parametrize("table", ["table", "table across regions"])
+def test_work_on_a_table(rig: MakeRig, table: str, direction: int, packed: bool) -> None:
+    """What names it counts, and its descriptors, twice where they are copied first."""
+    features, position = VERSION_1 | (PACKED if packed else 0), WRAP if packed else 0
+    rig_ = rig(direction, features=features, region_sizes=(1 << 20, 1 << 20), position=position)
+    chain = [(rig_.allocate(200), 0, NEXT | flag(direction))] * 199 + [(Rig.GUEST_BASE + 0x8000, 72, flag(direction))]
+    rig_.write(TABLES[table], b"".join(entry(packed, *each, i + 1) for i, each in enumerate(chain)))
+    offer_chain(rig_, 0, [(TABLES[table], 16 * 200, INDIRECT)])
+    if not packed:
+        rig_.pool.put(rig_.avail + 2, "u2", 1)
+    if direction == TO_VM:
+        rig_.offer(rig_.pool.packet([bytes(60)]))
+    assert walked(rig_) == 1 + 200 * (1 if table == "table" else 2)
+    assert rig_.counter("sent_bytes") == 60
+
+
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("length", [0, 70])
-def test_long_chains_from_the_guest(rig: MakeRig, length: int) -> None:
+def test_long_chains_from_the_guest(rig: MakeRig, length: int, packed: bool) -> None:
     """A full ring of chains of 250 descriptors; also where each is dropped, since it is longer than the VF takes."""
-    rig_ = rig(TO_VF, features=VERSION_1, size=1024)
+    size, features = 8000 if packed else 1024, VERSION_1 | (PACKED if packed else 0)
+    rig_ = rig(TO_VF, features=features, size=size, position=WRAP if packed else 0)
     rig_.view["longest"] = 1522
-    driver = SplitDriver(rig_)
     guest = rig_.allocate(4096)
-    for i in range(250):
-        size, flags = (length, NEXT) if i < 249 else (60, 0)
-        driver.descriptor(rig_.desc, i, guest, size, flags, i + 1 if flags else 0)
-    for i in range(1024):
-        rig_.pool.put(rig_.avail + 4 + 2 * i, "u2", 0)
-    rig_.pool.put(rig_.avail + 2, "u2", 1024)
+    chain = [(guest, length, NEXT)] * 249 + [(guest, 60, 0)]
+    for head in range(0, size if packed else 1, 250):
+        offer_chain(rig_, head, chain)
+    if not packed:
+        rig_.pool.put(rig_.avail + 2, "u2", size)  # all of them head 0
     assert engine.BURST_DESCRIPTORS <= walked(rig_) <= WALK_BOUND
     assert rig_.rule is RingRule.KEPT
     done = engine.BURST_DESCRIPTORS // 250 + 1

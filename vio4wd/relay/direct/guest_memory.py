@@ -1,8 +1,10 @@
-"""The only ways in which the direct engine touches guest memory.
+"""The only ways in which the direct engine reads guest memory, and those in which it writes packets there.
 
 A guest can change its memory at any moment, also between two reads. So everything that is decided upon is fetched once,
 by ``fetch`` functions, into locals; the compiler cannot repeat these loads. Packet data is copied and never looked at.
-Addresses of the guest are turned into our own by ``translate`` only, which answers how far one may go from there.
+Addresses of the guest are turned into our own by ``translate``, which answers how far one may go from there; the first
+passes of ``split`` and ``packed`` do so by themselves, in the region where ``translate`` last found something. What is
+given back to the guest, used entries and used descriptors, those two modules write.
 """
 
 from __future__ import annotations
