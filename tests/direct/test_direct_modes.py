@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from player import keep_library_out
 
 from harness.daemon import Daemon
 from harness.netns import VethPair, received
@@ -72,6 +73,7 @@ def test_frames_come_back(daemon: Daemon, veth: VethPair, tmp_path: Path, mode: 
     try:
         front.command("start", "io packet forwarding")
         daemon.wait_active(RELAY)
+        keep_library_out(daemon.lanes(), RELAY)
         frames = [frame(number) for number in range(1500)]
         back: list[bytes] = []
         with veth.open() as sock:
