@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import socket
 import struct
 import time
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -144,6 +147,26 @@ def test_flood_of_requests_starves_nobody(broker: BrokerThread, back: FakeBackEn
             slowest = max(slowest, time.monotonic() - began)
         assert slowest < 0.5
     flood.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_connection_that_comes_as_the_socket_goes_is_closed(broker: BrokerThread, turns: int) -> None:
+    """At whatever turn of the broker's loop: before it is accepted, in between, before its session has begun."""
+    path = broker.open(0)
+
+    async def come() -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await broker.broker.close(0)
+            with contextlib.suppress(ConnectionResetError):  # it was still to be accepted
+                assert sock.recv(1, socket.MSG_DONTWAIT) == b""
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        broker.call(come())
+    assert not [str(warning.message) for warning in said]
 
 
 def test_many_connections_hold_up_nobody(broker: BrokerThread) -> None:

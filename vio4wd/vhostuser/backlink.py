@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vio4wd.errors import ForwarderError, ProtocolError, WorkerError
 from vio4wd.vhostuser.backend import BackEnd
-from vio4wd.vhostuser.channel import Channel, PeerClosed
+from vio4wd.vhostuser.channel import Channel, PeerClosed, accept
 from vio4wd.vhostuser.codec import Message
 from vio4wd.vhostuser.endpoint import Endpoint, listen
 from vio4wd.vhostuser.requests import FLAG_REPLY, Request
@@ -84,8 +84,7 @@ class BackLink:
             self._path = path
             await self._back_end.attach(self.relay, path)
             async with asyncio.timeout(self._accept_timeout):
-                sock, _ = await asyncio.get_running_loop().sock_accept(listener.sock)
-            self._channel = Channel(sock)
+                self._channel = Channel(await accept(listener.sock))
         except TimeoutError:
             raise BackLost("the worker did not connect") from None
         finally:

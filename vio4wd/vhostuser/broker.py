@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vio4wd.tasks import supervised
 from vio4wd.vhostuser.backend import BackEnd
+from vio4wd.vhostuser.channel import accept
 from vio4wd.vhostuser.endpoint import MAX_PATH_BYTES, Endpoint, EndpointError, Listener, SocketMode, connect, listen
 from vio4wd.vhostuser.options import Options
 from vio4wd.vhostuser.session import Session, SessionView
@@ -236,10 +237,9 @@ class _Port:
         return True
 
     async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, _ = await loop.sock_accept(listener)
+                sock = await accept(listener)
             except OSError as error:
                 log.error("relay %d: cannot accept a front end on %s: %s", self._relay, self.endpoint.path, error)
                 await asyncio.sleep(_STEADY_SESSION_S)
@@ -250,7 +250,7 @@ class _Port:
                 sock.close()
                 raise
             if free:
-                self._serving = asyncio.create_task(self._serve(sock), name=f"front end of relay {self._relay}")
+                self._serving = self._start_serving(sock)
             else:
                 pid = self.session.peer_pid if self.session else 0
                 log.warning(
@@ -260,6 +260,11 @@ class _Port:
                     pid,
                 )
                 sock.close()
+
+    def _start_serving(self, sock: socket.socket) -> asyncio.Task[None]:
+        serving = asyncio.create_task(self._serve(sock), name=f"front end of relay {self._relay}")
+        serving.add_done_callback(lambda _: sock.close())  # it may be cancelled before it has begun
+        return serving
 
     async def _is_free(self) -> bool:
         """Wait a little for the front end that is there to leave."""

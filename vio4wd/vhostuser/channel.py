@@ -164,3 +164,17 @@ async def wait_readable(ready: asyncio.Future[None] | None, *channels: Channel |
     finally:
         for fd in fds:
             loop.remove_reader(fd)
+
+
+async def accept(listener: socket.socket) -> socket.socket:
+    """Wait for the next connection; raises OSError as accept(2).
+
+    Not the loop's ``sock_accept``: a connection that it has accepted when its caller is cancelled is nobody's.
+    """
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, InterruptedError):
+            await wait_readable(None, listener)
+        else:
+            return sock
