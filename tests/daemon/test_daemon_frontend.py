@@ -58,10 +58,7 @@ def test_frames_of_all_shapes_come_back(engine: Daemon, relay: int) -> None:
         vm.await_sent()
         assert vm.stop_ring(1) == vm.rings[1].next_available
         assert vm.stop_ring(0) == vm.rings[0].used_index()
-        for ring in (0, 1):
-            for _ in vm.start_ring(ring):
-                pass
-            vm.enable(ring)
+        vm.restart_rings()
         ready(vm)
         echo(vm, frames(300, 4))
 

@@ -15,6 +15,7 @@ from frontend import FrontEnd, GuestMemory
 from frontend.ring import Buffer, Ring
 from harness.daemon import Daemon
 from harness.process import wait_for
+from vio4wd.relay.direct.ring_record import own_packets
 from vio4wd.relay.lanes import COUNTERS, Direction, LaneTable
 
 VERSION_1, PROTOCOL, MERGEABLE, PACKED = 1 << 32, 1 << 30, 1 << 15, 1 << 34
@@ -272,6 +273,5 @@ def figures(table: LaneTable) -> dict[str, int]:
     for direction in Direction:
         lanes = table.of(RELAY, direction)
         found |= {f"{direction.name}.{name}": int(lanes[name].sum()) for name in COUNTERS}
-        own = lanes["view"]["simple_pkts"].sum() + lanes["view"]["general_pkts"].sum()
-        found[f"{direction.name}.own_pkts"] = int(own)
+        found[f"{direction.name}.own_pkts"] = own_packets(lanes["view"])
     return found

@@ -14,6 +14,7 @@ from player import keep_library_out
 from harness.daemon import Daemon
 from harness.netns import VethPair, received
 from harness.testpmd import Testpmd
+from vio4wd.relay.direct.ring_record import own_packets
 from vio4wd.relay.lanes import Direction, lane_index
 
 pytestmark = pytest.mark.dpdk
@@ -52,11 +53,6 @@ def lanes(daemon: Daemon) -> list[Any]:
     """The lanes of both directions, as they are now, from the supervisor's memory."""
     table = daemon.lanes()
     return [table.lanes[lane_index(RELAY, 0, direction)].copy() for direction in Direction]
-
-
-def own_packets(ring: Any) -> int:
-    """Packets that the direct engine itself has moved."""
-    return int(ring["simple_pkts"] + ring["general_pkts"])
 
 
 def frame(number: int) -> bytes:

@@ -22,6 +22,7 @@ from frontend import FrontEnd, listen
 from frontend.vm import DEFAULT_FEATURES, F_RING_PACKED, Packet
 from harness.daemon import TROUBLE
 from harness.process import wait_for
+from vio4wd.relay.direct.ring_record import own_packets
 from vio4wd.relay.lanes import Direction, LaneTable
 from vio4wd.relay.worker_options import WorkerOptions
 from vio4wd.relay.worker_process import WorkerProcess
@@ -85,9 +86,9 @@ def converse(vm: FrontEnd, table: LaneTable, features: int) -> list[Packet]:
     lanes = [table.of(RELAY, direction)[0] for direction in Direction]
     wait_for(lambda: all(lane["mode"] for lane in lanes), 10, "lanes")
     time.sleep(0.3)  # the last rings are enabled a moment after the first
-    received = []
+    sent, received = conversation(FRAMES), []
     for begin in range(0, FRAMES, BATCH):
-        headers, data = zip(*conversation(FRAMES)[begin : begin + BATCH], strict=True)
+        headers, data = zip(*sent[begin : begin + BATCH], strict=True)
         vm.send_all(list(data), headers=list(headers))
         received += vm.receive_all(len(data))
     vm.await_sent()
@@ -127,8 +128,10 @@ def check_engine(table: LaneTable, engine: str) -> None:
     for direction in Direction:
         lane = table.of(RELAY, direction)[0]
         if engine == "direct":
-            own = lane["view"]["simple_pkts"] + lane["view"]["general_pkts"]
+            assert lane["direct_bursts"], f"{direction.name}: plain packets are its own"
+            own = own_packets(lane["view"])
             assert own >= 10, f"{direction.name}: plain packets are its own, up to the first of a burst that is not"
+            assert lane["view"]["handed_bursts"], f"{direction.name}: others are handed over"
             assert lane["library_bursts"] >= FRAMES // BATCH // 2, f"{direction.name}: others are handed over"
         else:
             assert not lane["direct_bursts"]

@@ -38,6 +38,7 @@ class Daemon:
     ) -> None:
         self.directory = directory
         self._unwanted = [text for text in TROUBLE if text not in trouble]
+        self._lanes: LaneTable | None = None
         self.sockets = directory / "sockets"
         self.sockets.mkdir(exist_ok=True)
         self.config = directory / "virtioforwarder"
@@ -108,10 +109,14 @@ class Daemon:
 
     def lanes(self) -> LaneTable:
         """The lane table that the supervisor shares with its workers."""
-        for entry in Path(f"/proc/{self.child.pid}/fd").iterdir():
-            if "vio4wd-lanes" in str(entry.readlink()):
-                return LaneTable(os.open(entry, os.O_RDWR))
-        raise AssertionError("the supervisor has no lane table")
+        if self._lanes is None:
+            fds = Path(f"/proc/{self.child.pid}/fd").iterdir()
+            entry = next((entry for entry in fds if "vio4wd-lanes" in str(entry.readlink())), None)
+            assert entry is not None, "the supervisor has no lane table"
+            fd = os.open(entry, os.O_RDWR)
+            self._lanes = LaneTable(fd)  # it keeps a descriptor of its own
+            os.close(fd)
+        return self._lanes
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes, oldest first: the first carries relays until it dies, the last is a spare one."""

@@ -86,10 +86,7 @@ def test_frames_cross_and_survive_the_back_end(dpdk_broker: BrokerThread, testpm
         base = vm.stop_ring(1)
         assert base == vm.rings[1].next_available
         assert vm.stop_ring(0) == vm.rings[0].used_index()
-        for ring in (0, 1):
-            for _ in vm.start_ring(ring):
-                pass
-            vm.enable(ring)
+        vm.restart_rings()
         running(vm)
         echoed(vm, frames(100, 7))
     wait_until(lambda: testpmd.calls[-1] == "detach", "detached")

@@ -10,7 +10,7 @@ import numpy as np
 from vio4wd.dpdk_ffi.layouts import View
 from vio4wd.dpdk_ffi.loader import load
 from vio4wd.dpdk_ffi.vhost import Region, VhostDevice, VringInfo
-from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule
+from vio4wd.relay.direct.ring_record import RULE_TEXTS, RingRule, own_packets
 from vio4wd.relay.direct.rings import load_ring, unload_ring
 from vio4wd.relay.lanes import Engine
 
@@ -35,7 +35,7 @@ class DirectRings:
         meanwhile, or the guest began anew: else it could fill the log.
         """
         view = lane["view"]
-        moved = 1 + int(view["simple_pkts"]) + int(view["general_pkts"])
+        moved = 1 + own_packets(view)
         if not view["loaded"] or not view["rule"] or view["reported"] == moved:
             return None
         view["reported"] = moved

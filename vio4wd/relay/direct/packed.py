@@ -13,11 +13,7 @@ from numba import types
 
 from vio4wd.relay.direct.buffers import cache_of, stocked
 from vio4wd.relay.direct.chains import DESC_AVAIL, DESC_BYTES, DESC_SHAPE, DESC_USED, DESC_WRITE
-from vio4wd.relay.direct.guest_memory import (
-    CACHE_LINE,
-    fetch64,
-    fetch64_acquire,
-)
+from vio4wd.relay.direct.guest_memory import CACHE_LINE, fetch64, fetch64_acquire
 from vio4wd.relay.direct.notify import notify_packed
 from vio4wd.relay.direct.ring_record import RING_OFFSETS
 from vio4wd.relay.direct.simple import STEP, copy_from_guest, copy_to_guest, plan_space

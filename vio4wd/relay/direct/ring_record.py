@@ -69,6 +69,11 @@ RING_OFFSETS: dict[str, int] = {name: RING.fields[name][1] for name in RING.name
 """Field -> offset in bytes from the ring record's address."""
 
 
+def own_packets(rings: Any) -> int:
+    """Packets that the direct engine itself has moved in a ring, or in several (one record or an array of them)."""
+    return int(np.sum(rings["simple_pkts"]) + np.sum(rings["general_pkts"]))
+
+
 class RingRule(enum.IntEnum):
     """Rules that every ring must keep. A lane whose ring breaks one rests until the guest resets it."""
 
